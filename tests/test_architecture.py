@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "crossentropy"
 COMPILED = {"_native"}
 LAYERS = [
     COMPILED,
-    {"row_loss", "arrays"},
+    {"row_loss", "binary_loss", "arrays"},
     {"kernels.*", "kernels"},
     {"options", "row_coefficients", "binary_coefficients", "reduction", "libraries.*", "libraries"},
     {"distributions", "losses"},
