@@ -86,6 +86,8 @@ def relative(xp: Any, z: Any, inputs: str = "logits", *, exact: bool = True) -> 
 
 def row_statistics(xp: Any, logits: Any, c: RowCoefficients, work: Any, *, summary: bool = False) -> RowStatistics:
     """One read of (rows, classes) logits -> ``RowStatistics``; ``summary`` adds what entropy and prediction need."""
+    if c.inputs != "logits" and not (c.label_smoothing or c.dense is not None or summary):
+        return target_statistics(xp, logits, c, work)
     z = transform(xp, logits, c, work)
     maximum, d, power = relative(xp, z, c.inputs, exact=logits.dtype == work)
     ones = xp.ones_like(maximum)
@@ -121,6 +123,14 @@ def row_statistics(xp: Any, logits: Any, c: RowCoefficients, work: Any, *, summa
         parts["entropy_sum"] = xp.sum(times(xp, p, d), axis=-1)
         parts["prediction"] = xp.argmax(z, axis=-1)
     return RowStatistics(**parts)
+
+
+def target_statistics(xp: Any, logits: Any, c: RowCoefficients, work: Any) -> RowStatistics:
+    """Statistics of log-probabilities under labels: only the target's own columns are read."""
+    found = (c.indices >= 0) & (c.indices < logits.shape[-1])
+    value = transform(xp, xp.take_along_axis(logits, xp.where(found, c.indices, 0), axis=-1), c, work)
+    zeros = xp.zeros_like(value[:, 0])
+    return RowStatistics(zeros, zeros + 1.0, zeros, target_logit=xp.where(found, value, 0.0), found=found)
 
 
 def dense_target(xp: Any, c: RowCoefficients, work: Any) -> tuple[Any, Any]:
@@ -210,6 +220,10 @@ def row_hessian_vector(
         loss = log_sum(xp, statistics) - statistics.target_logit[:, 0]
         one_hot = xp.astype(xp.arange(z.shape[-1]) == c.indices, work)
         off = p - one_hot
+        if power is not None:
+            total = statistics.ties + statistics.others
+            certain = (d == 0) & (statistics.ties == 1)[:, None] & (one_hot == 1)
+            off = xp.where(certain, -(statistics.others / total)[:, None], off)
         scale = c.index_weight[:, 0] * focal_curvature(xp, loss, c.focal_gamma)
         inner = inner + scale[:, None] * off * xp.sum(times(xp, off, w), axis=-1)[:, None]
     result = times(xp, inner, slope) + times(xp, gradient, times(xp, v, curvature))
