@@ -158,6 +158,11 @@ def target_measure(xp: Any, statistics: RowStatistics, c: RowCoefficients, like:
     return q
 
 
+def certain(d: Any, statistics: RowStatistics) -> Any:
+    """True at the class with p > 1/2, if there is one: the only maximum, and worth more than all others."""
+    return (d == 0) & ((statistics.ties == 1) & (statistics.others < 1))[:, None]
+
+
 def residual(
     xp: Any, d: Any, power: Any, q: Any, statistics: RowStatistics, c: RowCoefficients
 ) -> tuple[Any, Any, Any]:
@@ -172,9 +177,8 @@ def residual(
     total = statistics.ties + statistics.others
     p = power / total[:, None]
     s = mass[:, None]
-    unique_maximum = (d == 0) & (statistics.ties == 1)[:, None]
-    # p near 1 is only at a unique maximum: there s p - q = (s - q) - s S / (n + S), without cancellation.
-    result = xp.where(unique_maximum, (s - q) - s * (statistics.others / total)[:, None], s * p - q)
+    # Where p > 1/2, s p - q = (s - q) - s S / (n + S) without cancellation; elsewhere that form would cancel.
+    result = xp.where(certain(d, statistics), (s - q) - s * (statistics.others / total)[:, None], s * p - q)
     if not c.z_loss:
         return result, p, mass
     slope = 2.0 * c.z_loss * (statistics.maximum + log_sum(xp, statistics))
@@ -222,8 +226,7 @@ def row_hessian_vector(
         off = p - one_hot
         if power is not None:
             total = statistics.ties + statistics.others
-            certain = (d == 0) & (statistics.ties == 1)[:, None] & (one_hot == 1)
-            off = xp.where(certain, -(statistics.others / total)[:, None], off)
+            off = xp.where(certain(d, statistics) & (one_hot == 1), -(statistics.others / total)[:, None], off)
         scale = c.index_weight[:, 0] * focal_curvature(xp, loss, c.focal_gamma)
         inner = inner + scale[:, None] * off * xp.sum(times(xp, off, w), axis=-1)[:, None]
     result = times(xp, inner, slope) + times(xp, gradient, times(xp, v, curvature))

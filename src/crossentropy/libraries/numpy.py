@@ -116,7 +116,8 @@ class Rows:
 
     def denominator(self) -> Any:
         coefficients, mass = self.coefficients, self.coefficients.target_mass
-        if coefficients.dense is not None and self.options.reduction == "mean" and self.options.normalizer == "weight":
+        by_weight = isinstance(self.options.normalizer, str) and self.options.normalizer == "weight"
+        if coefficients.dense is not None and self.options.reduction == "mean" and by_weight:
             mass = np.empty(self.layout.count)
             for block in blocks(self.layout.count, self.layout.classes):
                 mass[block] = generic.dense_target(np, coefficients.rows(block), WORK)[1].sum(axis=-1)
