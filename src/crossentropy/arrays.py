@@ -123,17 +123,32 @@ def check_non_negative(xp: Any, name: str, array: Any, position: Callable[[int],
     if not (is_floating(array) or is_integer(array) or is_boolean(array)):
         raise TypeError(f"{name} must hold numbers, got dtype {array.dtype}")
     bad = xp.reshape(outside(xp, array), (-1,))
-    if bool(xp.any(bad)):
+    if known_any(xp, bad):
         first = int(xp.argmax(bad))
         value = float(xp.reshape(array, (-1,))[first])
         where = position(first) if position else unravel(first, tuple(array.shape))
         raise ValueError(f"{name}{where} = {value} must be finite and not negative")
 
 
+def known_any(xp: Any, mask: Any) -> bool:
+    """Is an entry True, as far as the values can be read? For checks, which a traced array passes."""
+    return values_known(mask) and bool(xp.any(mask))
+
+
+def possible_any(xp: Any, mask: Any) -> bool:
+    """May an entry be True? For data that a computation without any could leave out."""
+    return not values_known(mask) or bool(xp.any(mask))
+
+
+def values_known(array: Any) -> bool:
+    """False for arrays without values (under a tracer), or whose values its library does not want to wait for."""
+    return library_of(array).values_known(array)
+
+
 def check_indices(xp: Any, name: str, indices: Any, layout: Layout, hint_if_negative: str = "") -> None:
     """IndexError with position, value and range for the first index, (rows,) or (rows, K), that is no class."""
     bad = (indices < 0) | (indices >= layout.classes)
-    if not bool(xp.any(bad)):
+    if not known_any(xp, bad):
         return
     first = int(xp.argmax(xp.reshape(bad, (-1,))))
     value = int(xp.reshape(indices, (-1,))[first])
@@ -147,7 +162,7 @@ def check_indices(xp: Any, name: str, indices: Any, layout: Layout, hint_if_nega
 def check_unit_interval(xp: Any, name: str, array: Any) -> None:
     """ValueError with position and value of the first entry outside [0, 1]."""
     bad = xp.reshape((array < 0) | (array > 1), (-1,))
-    if bool(xp.any(bad)):
+    if known_any(xp, bad):
         first = int(xp.argmax(bad))
         value = float(xp.reshape(array, (-1,))[first])
         raise ValueError(f"{name}{unravel(first, tuple(array.shape))} = {value} is outside [0, 1]")
