@@ -18,10 +18,10 @@ KNOWN_WITHOUT_SUPPORT = {"torch": "PyTorch", "jax": "JAX", "jaxlib": "JAX", "cup
 
 def library_of(*arrays: Any) -> Any:
     """The module of ``crossentropy.libraries`` for these arguments; lists, numbers and data frames go to NumPy."""
-    found = {}
+    found: dict[str, Any] = {}
     for value in arrays:
         for part in value if isinstance(value, tuple) else (value,):
-            name = type(part).__module__.partition(".")[0]
+            name = root_module(type(part))  # type: ignore[arg-type]
             if name in LIBRARIES:
                 found[LIBRARIES[name]] = part
             elif name in KNOWN_WITHOUT_SUPPORT:
@@ -32,6 +32,11 @@ def library_of(*arrays: Any) -> Any:
     if len(found) > 1:
         raise TypeError(f"arrays of several libraries: {', '.join(sorted(found))}; convert them to one")
     return load_library(next(iter(found), "numpy"))
+
+
+@functools.lru_cache(maxsize=256)
+def root_module(array_type: type) -> str:
+    return array_type.__module__.partition(".")[0]
 
 
 @functools.cache
@@ -89,7 +94,12 @@ class Layout:
 
 
 def dtype_name(array: Any) -> str:
-    return str(getattr(array.dtype, "name", array.dtype)).removeprefix("torch.")
+    return name_of_dtype(array.dtype)
+
+
+@functools.lru_cache(maxsize=256)  # NumPy builds the name anew at every call, which takes longer than a small loss
+def name_of_dtype(dtype: Any) -> str:
+    return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
 
 
 FLOATING = ("float64", "float32", "float16", "bfloat16")
