@@ -1,0 +1,75 @@
+"""The demonstration: train on real data, predict what was held out, save the predictions, read the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from sklearn.datasets import load_digits
+
+from crossentropy import cross_entropy_value_and_grad, softmax
+
+from .batches import PredictionError
+
+# Written into the file, so that a second run replaces the demo's own file and never somebody else's.
+MARK = b"crossentropy demo"
+STEPS = 400
+LEARNING_RATE = 1.0
+
+
+def train(images: np.ndarray, labels: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+    """Softmax regression: logits = images @ weight + bias, mean cross-entropy, plain gradient descent."""
+    weight, bias = np.zeros((images.shape[1], 10)), np.zeros(10)
+    task = progress.add_task("training", total=STEPS, loss="")
+    for _ in range(STEPS):
+        loss, gradient = cross_entropy_value_and_grad(images @ weight + bias, labels)
+        weight -= LEARNING_RATE * (images.T @ gradient)
+        bias -= LEARNING_RATE * gradient.sum(axis=0)
+        progress.update(task, advance=1, loss=f"loss {float(loss):.4f} nats")
+    return weight, bias
+
+
+def run(output: Path, console: Console) -> None:
+    """Train on three quarters of scikit-learn's digits and write the predictions for the last quarter to `output`."""
+    _refuse_other_files(output)
+    digits = load_digits()
+    images, labels = digits.data / 16, digits.target
+    order = np.random.default_rng(0).permutation(len(labels))
+    fitted, held_out = np.split(order, [len(order) * 3 // 4])
+    console.print(
+        f"Softmax regression on scikit-learn's digits: 8 x 8 pixels, 10 classes, {len(fitted):,} rows to train on, "
+        f"{len(held_out):,} held out"
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        weight, bias = train(images[fitted], labels[fitted], progress)
+    probabilities = softmax(images[held_out] @ weight + bias)
+    table = pa.table(
+        {
+            "id": [f"digit-{row:04}" for row in held_out],
+            "label": labels[held_out],
+            **{f"p_{digit}": probabilities[:, digit] for digit in range(10)},
+        },
+        metadata={b"written by": MARK},
+    )
+    try:
+        pa.parquet.write_table(table, output)
+    except OSError as error:
+        raise PredictionError(f"{output}: cannot be written: {error.strerror or error}") from None
+    console.print(f"wrote {output}; its report, by: crossentropy report {output}", soft_wrap=True)
+    console.print()
+
+
+def _refuse_other_files(output: Path) -> None:
+    if not output.exists():
+        return
+    try:
+        metadata = pa.parquet.read_schema(output).metadata or {}
+    except (pa.ArrowException, OSError):
+        metadata = {}
+    if metadata.get(b"written by") != MARK:
+        raise PredictionError(f"{output}: the file exists and the demo did not write it; choose another with --output")
