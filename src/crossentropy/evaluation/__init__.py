@@ -7,19 +7,17 @@ from importlib import import_module
 
 _HOME = {
     "Batch": "batches",
-    "Evaluation": "report",
+    "Evaluation": "state",
     "LogLossReport": "scores",
     "PredictionError": "batches",
     "read_predictions": "tables",
-    "report": "report",
+    "report": "commands",
 }
 
 __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str):
-    # `report` is a module and the function in it: the function is what the package offers, and once it is stored
-    # under the name here, importing the submodule again does not put the module back in its place.
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

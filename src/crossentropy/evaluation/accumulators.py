@@ -185,6 +185,8 @@ def _fits(name: str, values: np.ndarray) -> bool:
         if values.dtype == np.float16:
             return False
         single = values.astype(np.float32, copy=False)
-        return bool((single.view(np.uint32) & 0xFFFF == 0).all()) and (single is values or np.array_equal(single, values))
+        return bool((single.view(np.uint32) & 0xFFFF == 0).all()) and (
+            single is values or np.array_equal(single, values)
+        )
     with np.errstate(under="ignore"):
         return values.dtype == np.float16 or np.array_equal(values.astype(name), values)

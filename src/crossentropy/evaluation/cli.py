@@ -52,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="what a label is, where it could be a class name and a position (default: %(default)s)",
     )
-    report.add_argument("--worst", metavar="N", type=_count, default=10, help="wrong rows to show (default: %(default)s)")
+    report.add_argument(
+        "--worst", metavar="N", type=_count, default=10, help="wrong rows to show (default: %(default)s)"
+    )
     report.add_argument("--json", action="store_true", help="the same numbers as JSON")
     return top
 
@@ -68,7 +70,7 @@ def _count(text: str) -> int:
 
 
 def run_report(options: argparse.Namespace) -> None:
-    from .report import report
+    from .commands import report
 
     result = report(
         options.file,
@@ -92,7 +94,7 @@ def run_demo(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from . import demo
-    from .report import report
+    from .commands import report
 
     output = Path(options.output)
     demo.run(output, Console(highlight=False))

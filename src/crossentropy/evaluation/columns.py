@@ -79,7 +79,9 @@ def find_columns(
         probabilities = probabilities or [name for name, kind in free.items() if kind == "float"]
     not_numeric = [name for name in probabilities if kinds[name] not in ("float", "integer")]
     if not_numeric:
-        raise PredictionError(f"column {not_numeric[0]!r} is meant to hold probabilities and holds {kinds[not_numeric[0]]}")
+        raise PredictionError(
+            f"column {not_numeric[0]!r} is meant to hold probabilities and holds {kinds[not_numeric[0]]}"
+        )
     if len(probabilities) < 2:
         found = f"only one ({probabilities[0]!r})" if probabilities else "none"
         raise PredictionError(

@@ -35,7 +35,7 @@ def train(images: np.ndarray, labels: np.ndarray, progress: Progress) -> tuple[n
 
 def run(output: Path, console: Console) -> None:
     """Train on three quarters of scikit-learn's digits and write the predictions for the last quarter to `output`."""
-    _refuse_other_files(output)
+    _check_writable(output)
     digits = load_digits()
     images, labels = digits.data / 16, digits.target
     order = np.random.default_rng(0).permutation(len(labels))
@@ -64,7 +64,10 @@ def run(output: Path, console: Console) -> None:
     console.print()
 
 
-def _refuse_other_files(output: Path) -> None:
+def _check_writable(output: Path) -> None:
+    """Refuse before training what would fail, or destroy something, after it."""
+    if not output.parent.is_dir():
+        raise PredictionError(f"{output}: cannot be written: there is no folder {output.parent}")
     if not output.exists():
         return
     try:

@@ -1,7 +1,8 @@
 """The files that predictions are kept in. Each opener gives the columns' names and kinds, and reads some in batches."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,15 +95,19 @@ def _readable(path: Path, format: str) -> Iterator[None]:
         raise PredictionError(f"{path}: not readable as {format}: {reason}") from None
 
 
+def _pieces(batches: Iterable[pa.RecordBatch], classes: int) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        # A damaged file can hold text that is no text and offsets that point outside: Arrow trusts both until told.
+        batch.validate(full=True)
+        for start in range(0, batch.num_rows, size := batch_rows(classes)):
+            yield batch.slice(start, size)
+
+
 def _kinds(path: Path, schema: pa.Schema) -> dict[str, str]:
-    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})[:1] if _has_twins(schema) else []
-    if twice:
-        raise PredictionError(f"{path}: two columns are named {twice[0]!r}")
+    twice = next((name for name, times in Counter(schema.names).items() if times > 1), None)
+    if twice is not None:
+        raise PredictionError(f"{path}: two columns are named {twice!r}")
     return {field.name: _kind(field.type) for field in schema}
-
-
-def _has_twins(schema: pa.Schema) -> bool:
-    return len(set(schema.names)) < len(schema.names)
 
 
 def _kind(type: pa.DataType) -> str:
@@ -126,7 +131,7 @@ def _open_parquet(path: Path) -> Table:
 
     def read(numbers: Sequence[str], texts: Sequence[str]) -> Iterator[pa.RecordBatch]:
         with _readable(path, "Parquet"), pa.parquet.ParquetFile(path, pre_buffer=False) as file:
-            yield from file.iter_batches(batch_rows(len(numbers)), columns=[*numbers, *texts])
+            yield from _pieces(file.iter_batches(batch_rows(len(numbers)), columns=[*numbers, *texts]), len(numbers))
 
     return Table("Parquet", kinds, rows, read)
 
@@ -145,10 +150,8 @@ def _open_ipc(path: Path, stream: bool) -> Table:
 
     def read(numbers: Sequence[str], texts: Sequence[str]) -> Iterator[pa.RecordBatch]:
         with _readable(path, "Arrow IPC"):
-            for batch in open_file()[1]:
-                batch = batch.select([*numbers, *texts])
-                for start in range(0, batch.num_rows, size := batch_rows(len(numbers))):
-                    yield batch.slice(start, size)
+            batches = (batch.select([*numbers, *texts]) for batch in open_file()[1])
+            yield from _pieces(batches, len(numbers))
 
     return Table("Arrow IPC", kinds, None, read)
 
@@ -163,12 +166,10 @@ def _open_csv(path: Path) -> Table:
         return pa.csv.open_csv(pa.input_stream(str(path)), parse_options=parse, convert_options=convert)
 
     with _readable(path, "CSV"):
-        try:
-            kinds = _kinds(path, open_file().schema)
-        except pa.ArrowInvalid as error:
-            if "Empty CSV" in str(error):
-                raise PredictionError(f"{path}: the file is empty") from None
-            raise
+        schema = open_file().schema
+        if all(pa.types.is_null(field.type) for field in schema):
+            raise PredictionError(f"{path}: there are column names and there are no rows")
+        kinds = _kinds(path, schema)
 
     def read(numbers: Sequence[str], texts: Sequence[str]) -> Iterator[pa.RecordBatch]:
         # Types are given, never guessed from the first block: a column that starts with 0 and 1 may go on with 0.5.
@@ -178,8 +179,6 @@ def _open_csv(path: Path) -> Table:
             null_values=["", "NA", "N/A", "null", "NULL", "None", "-"],
         )
         with _readable(path, "CSV"):
-            for batch in open_file(convert):
-                for start in range(0, batch.num_rows, size := batch_rows(len(numbers))):
-                    yield batch.slice(start, size)
+            yield from _pieces(open_file(convert), len(numbers))
 
     return Table("CSV", kinds, None, read)

@@ -112,7 +112,9 @@ class LogLossReport:
             "weight": self.loss.weight,
             "infinite": {
                 "rows": self.loss.infinite,
-                "first": [{"row": row.row, "id": row.id, "label": self.classes[row.label]} for row in self.infinite_rows],
+                "first": [
+                    {"row": row.row, "id": row.id, "label": self.classes[row.label]} for row in self.infinite_rows
+                ],
             },
             "baselines": [{"name": b.name, "nats": b.loss, "skill": b.skill} for b in self.baselines],
             "row_sums": {

@@ -69,7 +69,9 @@ def read_predictions(
             raise PredictionError(f"{path}: an NPY array has no named columns, so {named[0]} has no meaning here")
         return _from_arrays(path, labels, label_kind)
     if labels is not None:
-        raise PredictionError(f"{path}: a table's labels are one of its columns (--label NAME); --labels is for NPY arrays")
+        raise PredictionError(
+            f"{path}: a table's labels are one of its columns (--label NAME); --labels is for NPY arrays"
+        )
     table = open_table(path)
     try:
         columns = find_columns(table.kinds, label=label, classes=classes, id=id, weight=weight)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # As many as fit on a first screen; --json has them all.
 SHOWN_CLASSES = 12
+SHOWN_INFINITE = 5
 
 
 def render(report: LogLossReport) -> RenderableType:
@@ -33,7 +34,7 @@ def plain_text(report: LogLossReport, width: int = 80) -> str:
 
 def number(value: float, digits: int = 6) -> str:
     """A loss, to a number of significant digits that does not change with its size."""
-    return f"{value:#.{digits}g}" if math.isfinite(value) else str(value)
+    return f"{value:#.{digits}g}" if value and math.isfinite(value) else f"{value:.0f}"
 
 
 def probability(value: float) -> str:
@@ -47,6 +48,10 @@ def probability(value: float) -> str:
 
 def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
+
+
+def counted(rows: int) -> str:
+    return f"{rows:,} row{'s' * (rows != 1)}"
 
 
 def printable(value: object) -> str:
@@ -65,10 +70,10 @@ def _heading(report: LogLossReport) -> RenderableType:
     names = [printable(name) for name in report.classes]
     shown = ", ".join(names if len(names) <= SHOWN_CLASSES else [*names[: SHOWN_CLASSES - 2], "...", names[-1]])
     title = Text(printable(report.source), style="bold")
-    size = Text(f"{report.loss.rows:,} rows, {len(names):,} classes in the order {shown}")
-    lines = [title, size, *(Text(printable(line), style="dim") for line in report.reading)]
+    size = Text(f"{counted(report.loss.rows)}, {len(names):,} classes in the order {shown}")
+    lines = [*[title][: bool(report.source)], size, *(Text(printable(line), style="dim") for line in report.reading)]
     if report.ignored:
-        lines.append(Text(f"{report.ignored:,} rows of weight 0 left out", style="dim"))
+        lines.append(Text(f"{counted(report.ignored)} of weight 0 left out", style="dim"))
     return Group(*lines)
 
 
@@ -78,24 +83,25 @@ def _summary(report: LogLossReport) -> RenderableType:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     table.add_row("Log loss", Text(f"{number(loss.mean)} nats per row = {number(loss.bits)} bits", style="bold"))
-    likely = f"as if each label had been given the probability {probability(math.exp(-loss.mean))}"
-    table.add_row("", Text(likely, style="dim"))
     if loss.infinite:
-        rows = ", ".join(printable(row.row if row.id is None else row.id) for row in report.infinite_rows)
-        more = ", ..." if loss.infinite > len(report.infinite_rows) else ""
+        first = report.infinite_rows[:SHOWN_INFINITE]
+        rows = ", ".join(printable(row.row if row.id is None else row.id) for row in first)
+        more = ", ..." if loss.infinite > len(first) else ""
         name = "rows" if report.infinite_rows[0].id is None else "ids"
         table.add_row(
             "Infinite",
-            Text(f"{loss.infinite:,} rows gave their label the probability 0 ({name} {rows}{more})", style="red"),
+            Text(f"{counted(loss.infinite)} gave the label the probability 0 ({name} {rows}{more})", style="red"),
         )
         if loss.finite_mean is not None:
             table.add_row("", f"the other rows: {number(loss.finite_mean)} nats")
     else:
-        table.add_row("Infinite", "no row gave its label the probability 0")
+        likely = f"as if each label had been given the probability {probability(math.exp(-loss.mean))}"
+        table.add_row("", Text(likely, style="dim"))
+        table.add_row("Infinite", "no row gave the label the probability 0")
     for i, baseline in enumerate(report.baselines):
         table.add_row("" if i else "Skill", _skill(baseline))
     wrong = loss.rows - loss.correct
-    table.add_row("Accuracy", f"{percent(loss.accuracy)}, {wrong:,} of {loss.rows:,} rows wrong")
+    table.add_row("Accuracy", f"{percent(loss.accuracy)}, {wrong:,} of {counted(loss.rows)} wrong")
     table.add_row("Row sums", _row_sums(report))
     return table
 
@@ -104,7 +110,7 @@ def _skill(baseline: Baseline) -> Text:
     known = {"uniform": "every class alike", "class prior": "the label frequencies"}[baseline.name]
     than = f"{known} ({baseline.name}, {number(baseline.loss)} nats)"
     if baseline.skill is None:
-        return Text(f"{than}: nothing to be better than")
+        return Text(f"none to measure against {than}")
     if baseline.skill < 0:
         much = percent(-baseline.skill) if math.isfinite(baseline.skill) else "infinitely"
         return Text(f"{much} worse than {than}", style="red")
@@ -118,16 +124,18 @@ def _row_sums(report: LogLossReport) -> Text:
         furthest = max(abs(sums.lowest - 1), abs(sums.highest - 1))
         return Text(f"1 within {furthest:.1e} ({explained})" if furthest else "1, each")
     return Text(
-        f"{sums.lowest:.7g} to {sums.highest:.7g}: {sums.rows_beyond:,} rows further from 1 than "
+        f"{sums.lowest:.7g} to {sums.highest:.7g}: {counted(sums.rows_beyond)} further from 1 than "
         f"rounding explains ({explained}); taken as they are, not renormalised",
         style="red",
     )
 
 
 def _columns(*names: str, left: int = 1) -> Table:
-    table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="dim")
+    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim")
     for i, name in enumerate(names):
-        table.add_column(name, justify="left" if i < left else "right", no_wrap=True, overflow="ellipsis")
+        # a long name from the file wraps; a number never does
+        is_name = i < left or name == "prediction"
+        table.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     return table
 
 
@@ -156,8 +164,9 @@ def _confidently_wrong(report: LogLossReport) -> Iterator[RenderableType]:
     if not report.worst:
         return
     has_id = any(row.id is not None for row in report.worst)
-    table = _columns("id" if has_id else "row", "label", "p(label)", "prediction", "p(prediction)", "loss (nats)", left=2)
-    table.columns[3].justify = "left"
+    table = _columns(
+        "id" if has_id else "row", "label", "p(label)", "prediction", "p(prediction)", "loss (nats)", left=2
+    )
     for row in report.worst:
         table.add_row(
             Text(printable(row.id if has_id else row.row)),

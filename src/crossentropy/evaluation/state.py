@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -125,7 +125,7 @@ class Evaluation:
             loss=loss,
             baselines=(
                 _baseline("uniform", math.log(len(self.classes)), loss),
-                _baseline("class prior", float(entropy(weights / weights.sum())), loss),
+                _baseline("class prior", abs(float(entropy(weights / weights.sum()))), loss),
             ),
             by_class=tuple(
                 ClassLoss(name, item, item.finite_total / loss.finite_total if item and _divides(loss) else None)
@@ -144,42 +144,3 @@ def _divides(loss: MeanLoss) -> bool:
 def _baseline(name: str, baseline: float, loss: MeanLoss) -> Baseline:
     # one class, or one class that occurs: the baseline is perfect and there is no scale to measure a skill on
     return Baseline(name, baseline, 1 - loss.mean / baseline if baseline > 0 else None)
-
-
-def report(source: Any, *, worst: int = 10, **how_to_read: Any) -> LogLossReport:
-    """Evaluate saved predictions: `crossentropy report` as a function.
-
-    Parameters
-    ----------
-    source : path of a Parquet, CSV, Arrow or NPY file
-    worst : how many of the most confidently wrong rows to show
-    how_to_read : `labels`, `label`, `classes`, `id`, `weight`, `label_kind`: see `read_predictions`
-
-    Returns
-    -------
-    LogLossReport
-
-    Raises
-    ------
-    PredictionError : the file cannot be read as predictions; the message is one line and says where and why
-
-    Examples
-    --------
-    >>> import tempfile, pathlib
-    >>> from crossentropy.evaluation import report
-    >>> file = pathlib.Path(tempfile.mkdtemp(), "predictions.csv")
-    >>> _ = file.write_text("id,label,p_cat,p_dog\\nr1,cat,0.9,0.1\\nr2,dog,0.6,0.4\\n")
-    >>> result = report(file)
-    >>> round(result.loss.mean, 6), result.worst[0].id
-    (0.510826, 'r2')
-    """
-    from .tables import read_predictions
-
-    predictions = read_predictions(source, **how_to_read)
-    state = Evaluation.empty(predictions.classes, worst)
-    for batch in predictions:
-        state = state.update(batch)
-    try:
-        return state.result(predictions.source, predictions.reading)
-    except PredictionError as error:
-        raise PredictionError(f"{predictions.source}: {error}") from None
