@@ -11,9 +11,6 @@ import pytest
 pa = pytest.importorskip("pyarrow", reason="reading files needs the extra `report`")
 pytest.importorskip("rich", reason="the text form needs the extra `report`")
 
-import pyarrow.csv  # noqa: E402
-import pyarrow.ipc  # noqa: E402
-import pyarrow.parquet  # noqa: E402
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

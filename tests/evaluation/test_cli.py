@@ -28,8 +28,11 @@ GOOD = {"label": ["x", "y"], "p_x": [0.5, 0.25], "p_y": [0.5, 0.75]}
 )
 def test_errors_are_one_line_and_a_status(run, save, columns):
     status, out, err = run("report", save(columns))
-    assert status == 1 and out == ""
-    assert err.startswith("crossentropy: error: ") and err.count("\n") == 1 and "Traceback" not in err
+    assert status == 1
+    assert out == ""
+    assert err.startswith("crossentropy: error: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
 
 
 def test_wrong_calls_have_status_2(run, save):
@@ -46,7 +49,8 @@ def test_options_reach_the_reader(run_json, save):
         "--label-kind", "name", "--worst", "1",
     )  # fmt: skip
     assert numbers["log_loss"]["nats"] == pytest.approx(-(np.log(0.9) + 3 * np.log(0.8)) / 4, rel=1e-14)
-    assert numbers["classes"] == ["1", "2"] and numbers["weight"] == 4
+    assert numbers["classes"] == ["1", "2"]
+    assert numbers["weight"] == 4
     assert numbers["confidently_wrong"] == []
     assert numbers["reading"][1] == "not used: 'y'"
 
@@ -64,7 +68,8 @@ def test_a_missing_package_is_named(run, save, monkeypatch):
     monkeypatch.setitem(sys.modules, "crossentropy.evaluation.terminal", None)
     monkeypatch.setattr(cli, "EXTRA", ("crossentropy",))
     status, _, err = run("report", path)
-    assert status == 1 and "python -m pip install 'crossentropy[report]'" in err
+    assert status == 1
+    assert "python -m pip install 'crossentropy[report]'" in err
 
 
 def test_a_name_that_the_terminal_cannot_show(save, monkeypatch):
@@ -72,7 +77,8 @@ def test_a_name_that_the_terminal_cannot_show(save, monkeypatch):
     monkeypatch.setattr(sys, "stdout", out)
     assert cli.main(["report", str(save({"label": ["ä"], "p_ä": [0.25], "p_日": [0.75]}))]) == 0
     text = out.buffer.getvalue().decode()
-    assert r"\xe4" in text and "Log loss" in text
+    assert r"\xe4" in text
+    assert "Log loss" in text
 
 
 def test_demo_trains_saves_and_reports(run, tmp_path):
@@ -81,11 +87,13 @@ def test_demo_trains_saves_and_reports(run, tmp_path):
     status, out, err = run("demo", "--output", output)
     assert status == 0, err
     table = pyarrow.parquet.read_table(output)
-    assert table.column_names == ["id", "label", *(f"p_{i}" for i in range(10))] and table.num_rows == 450
+    assert table.column_names == ["id", "label", *(f"p_{i}" for i in range(10))]
+    assert table.num_rows == 450
     chosen = np.array([table[f"p_{label}"][row].as_py() for row, label in enumerate(table["label"].to_pylist())])
     assert f"{-np.log(chosen).mean():#.6g} nats per row" in out
     assert -np.log(chosen).mean() < 0.2
-    assert "loss 0." in out and "Most confidently wrong" in out
+    assert "loss 0." in out
+    assert "Most confidently wrong" in out
 
 
 def test_demo_replaces_its_own_file(run, tmp_path, monkeypatch):
@@ -105,6 +113,9 @@ def test_demo_never_replaces_another_file(run, tmp_path, save):
         path.touch()
         before = path.read_bytes()
         status, _, err = run("demo", "--output", path)
-        assert status == 1 and "the demo did not write it" in err and path.read_bytes() == before
+        assert status == 1
+        assert "the demo did not write it" in err
+        assert path.read_bytes() == before
     status, _, err = run("demo", "--output", tmp_path / "absent" / "p.parquet")
-    assert status == 1 and "cannot be written" in err
+    assert status == 1
+    assert "cannot be written" in err

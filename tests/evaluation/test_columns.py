@@ -30,12 +30,14 @@ def test_columns_are_found_by_their_usual_names():
     kinds = {"": "integer", "Label": "text", "p_a": "float", "p_b": "float", "sample_weight": "float", "loss": "float"}
     columns = find_columns(kinds)
     assert (columns.label, columns.probabilities, columns.weight) == ("Label", ("p_a", "p_b"), "sample_weight")
-    assert columns.id == "" and columns.unused == ("loss",)
+    assert columns.id == ""
+    assert columns.unused == ("loss",)
 
 
 def test_without_a_usual_prefix_all_floating_columns_are_classes():
     columns = find_columns({"cat": "float", "y": "text", "dog": "float", "fold": "integer"})
-    assert columns.probabilities == ("cat", "dog") and columns.unused == ("fold",)
+    assert columns.probabilities == ("cat", "dog")
+    assert columns.unused == ("fold",)
 
 
 def test_named_columns_override_and_keep_their_order():
@@ -43,7 +45,8 @@ def test_named_columns_override_and_keep_their_order():
     assert find_columns(kinds).probabilities == ("p_a", "p_b")
     assert find_columns(kinds, classes="q_*").classes == ("b", "a")
     assert find_columns(kinds, classes=["q_a", "q_b"], id="k", label="key").classes == ("a", "b")
-    assert find_columns(kinds).id == "key" and find_columns(kinds, id="k").id == "k"
+    assert find_columns(kinds).id == "key"
+    assert find_columns(kinds, id="k").id == "k"
 
 
 @pytest.mark.parametrize(
@@ -86,23 +89,23 @@ def test_a_label_is_a_class_name_else_a_position(label, position):
     "label", ["cow", 2, -1, "-1", "01", 0.5, float("nan"), "", " cat", "٣", None, 10**30, "1" * 5000]
 )
 def test_a_label_without_a_class(label):
-    with pytest.raises(PredictionError, match="is no class"):
+    with pytest.raises(PredictionError, match=r"is no class"):
         ClassIndex(["cat", "dog"]).position(label)
 
 
 def test_a_close_name_is_suggested():
-    with pytest.raises(PredictionError, match="was 'airplane' meant"):
+    with pytest.raises(PredictionError, match=r"was 'airplane' meant"):
         ClassIndex(["airplane", "ship"]).position("aeroplane")
 
 
 def test_a_label_that_is_a_name_and_another_position():
     classes = ["1", "2", "3"]
-    with pytest.raises(PredictionError, match="'1' is the name of class 0 and also the position of class '2'"):
+    with pytest.raises(PredictionError, match=r"'1' is the name of class 0 and also the position of class '2'"):
         ClassIndex(classes).position("1")
     assert ClassIndex(classes).position(3) == 2  # no class has the position 3
     assert ClassIndex(classes).position(0) == 0  # no class has the name 0
     assert ClassIndex(classes, kind="name").position(1) == 0
     assert ClassIndex(classes, kind="position").position(1) == 1
-    with pytest.raises(PredictionError, match="the classes are '1', '2', '3'$"):
+    with pytest.raises(PredictionError, match=r"the classes are '1', '2', '3'$"):
         ClassIndex(classes, kind="name").position(0)
     assert [ClassIndex(["0", "1"]).position(i) for i in (0, 1)] == [0, 1]  # possible twice, and the same

@@ -24,7 +24,8 @@ def lines(ax):
 def test_log_probability():
     drawn = lines(plots.log_probability())
     p, log_p = drawn["log p"]
-    assert p[0] > 0 and p[-1] == 1
+    assert p[0] > 0
+    assert p[-1] == 1
     np.testing.assert_allclose(log_p, np.log(p), rtol=1e-14)
     np.testing.assert_array_equal(drawn["-log p"], (p, -log_p))
 
@@ -35,7 +36,9 @@ def test_binary_loss():
     np.testing.assert_allclose(loss, -np.log(p), rtol=1e-14)
     p, loss = drawn["t = 0"]
     np.testing.assert_allclose(loss, -np.log1p(-p), rtol=1e-14)
-    assert 0 < p[0] < 1e-6 and 1 - 1e-6 < p[-1] < 1 and (np.diff(p) > 0).all()
+    assert 0 < p[0] < 1e-6
+    assert 1 - 1e-6 < p[-1] < 1
+    assert (np.diff(p) > 0).all()
 
 
 def test_categorical_loss():
@@ -46,6 +49,8 @@ def test_categorical_loss():
 @pytest.mark.parametrize("plot", [plots.log_probability, plots.binary_loss, plots.categorical_loss])
 def test_axes_in_and_out(plot):
     ax = plt.figure().add_subplot()
-    assert plot(ax=ax) is ax and ax.get_xlabel() and ax.get_ylabel()
+    assert plot(ax=ax) is ax
+    assert ax.get_xlabel()
+    assert ax.get_ylabel()
     assert plot().figure is not ax.figure
     ax.figure.canvas.draw()

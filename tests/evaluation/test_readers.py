@@ -73,7 +73,8 @@ def test_csv_dialects(tmp_path):
         (tmp_path / name).write_bytes(content)
         result = report(tmp_path / name)
         assert result.loss.mean == pytest.approx(-np.log(0.9) / 2, rel=1e-15), name
-        assert result.classes == ("cat", "dog") and result.loss.correct == 2
+        assert result.classes == ("cat", "dog")
+        assert result.loss.correct == 2
 
 
 def test_csv_columns_that_begin_with_whole_numbers(tmp_path):
@@ -90,7 +91,8 @@ def test_batches_do_not_change_the_numbers(save, monkeypatch):
     pieces = report(path)
     assert len(list(read_predictions(path))) > 10
     assert pieces.loss.mean == pytest.approx(whole.loss.mean, rel=1e-14)
-    assert pieces.worst == whole.worst and pieces.row_sums == whole.row_sums
+    assert pieces.worst == whole.worst
+    assert pieces.row_sums == whole.row_sums
     assert isinstance(whole.worst[0].id, int)
 
 
@@ -131,23 +133,24 @@ GOOD = {"id": ["a", "b", "c"], "label": ["x", "y", "x"], "p_x": [0.5, 0.25, 0.75
 def test_bad_rows_are_named(save, format, change, message):
     with pytest.raises(PredictionError, match=message) as caught:
         report(save(GOOD | change, format))
-    assert format in str(caught.value) and "\n" not in str(caught.value)
+    assert format in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_nan_and_missing_labels(save):
-    with pytest.raises(PredictionError, match="row 2 .*the probability in column 'p_x' is NaN"):
+    with pytest.raises(PredictionError, match=r"row 2 .*the probability in column 'p_x' is NaN"):
         report(save(GOOD | {"p_x": [0.5, 0.25, float("nan")]}))
     for labels in (pa.array(["x", None, "x"]), pa.array(["x", None, "x"]).dictionary_encode()):
-        with pytest.raises(PredictionError, match="row 1 .*the label is missing"):
+        with pytest.raises(PredictionError, match=r"row 1 .*the label is missing"):
             report(save(GOOD | {"label": labels}))
-    with pytest.raises(PredictionError, match="row 1 .*the label is missing"):
-        labels = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), pa.array(["x", None]))
+    labels = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), pa.array(["x", None]))
+    with pytest.raises(PredictionError, match=r"row 1 .*the label is missing"):
         report(save(GOOD | {"label": labels}, "p.arrow"))
 
 
 def test_rows_are_counted_over_all_batches(save, monkeypatch):
     monkeypatch.setattr("crossentropy.evaluation.formats.BATCH_VALUES", 4)
-    with pytest.raises(PredictionError, match="row 2 .*id 'c'"):
+    with pytest.raises(PredictionError, match=r"row 2 .*id 'c'"):
         report(save(GOOD | {"p_x": [0.5, 0.25, 2.0]}))
 
 
@@ -163,9 +166,9 @@ def test_files_that_are_not_predictions(tmp_path, save):
         path.write_bytes(content)
         with pytest.raises(PredictionError, match=message):
             report(path)
-    with pytest.raises(PredictionError, match="no such file"):
+    with pytest.raises(PredictionError, match=r"no such file"):
         report(tmp_path / "absent.csv")
-    with pytest.raises(PredictionError, match="a folder"):
+    with pytest.raises(PredictionError, match=r"a folder"):
         report(tmp_path)
     for text, message in {
         "label,p_a,p_b\n": "there are no rows",
@@ -177,7 +180,7 @@ def test_files_that_are_not_predictions(tmp_path, save):
         with pytest.raises(PredictionError, match=message):
             report(tmp_path / "p.csv")
     empty = pa.schema([("label", pa.string()), ("p_a", pa.float64()), ("p_b", pa.float64())]).empty_table()
-    with pytest.raises(PredictionError, match="there are no rows"):
+    with pytest.raises(PredictionError, match=r"there are no rows"):
         report(save(empty.to_pydict() | {name: empty[name] for name in empty.column_names}))
 
 
@@ -210,14 +213,14 @@ def test_npy_that_does_not_fit(tmp_path):
     refuse(half, np.zeros(3, complex), "complex128 are neither names nor positions")
     refuse(np.full((0, 2), 0.5), np.zeros(0, int), "no rows")
     np.save(labels, np.array([{}, {}, {}]), allow_pickle=True)
-    with pytest.raises(PredictionError, match="y.npy: not readable as NPY"):
+    with pytest.raises(PredictionError, match=r"y.npy: not readable as NPY"):
         report(probabilities, labels=labels)
-    with pytest.raises(PredictionError, match="so label has no meaning"):
+    with pytest.raises(PredictionError, match=r"so label has no meaning"):
         report(probabilities, label="y")
 
 
 def test_labels_option_is_for_arrays(save):
-    with pytest.raises(PredictionError, match="one of its columns"):
+    with pytest.raises(PredictionError, match=r"one of its columns"):
         report(save(GOOD), labels="y.npy")
 
 
@@ -232,9 +235,10 @@ def test_damaged_files_end_in_a_result_or_one_line(data, save):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
     try:
-        assert report(path).loss.rows > 0
+        answer = report(path).source
     except PredictionError as error:
-        assert str(error).startswith(str(path))
+        answer = str(error)
+    assert answer.startswith(str(path))
 
 
 def test_the_command_line_starts_without_the_heavy_packages():

@@ -42,7 +42,8 @@ def test_mean_loss_of_mnist_and_cifar(shared):
         result = report(shared / f"{name}_predictions.npy", labels=shared / f"{name}_labels.npy")
         assert result.loss.mean == pytest.approx(mean, abs=5e-8)
         assert result.loss.rows == 10_000
-        assert result.row_sums.precision == "float32" and result.row_sums.rows_beyond == 0
+        assert result.row_sums.precision == "float32"
+        assert result.row_sums.rows_beyond == 0
     result = report(shared / "cifar10_wideresnet_predictions.npy", labels=shared / "cifar10_labels.npy")
     assert result.loss.mean == pytest.approx(0.37817, abs=5e-6)
 
@@ -81,7 +82,8 @@ def test_by_class_adds_up_and_agrees_with_each_class_alone():
     for position, item in enumerate(result.by_class):
         rows = labels == position
         if position == 2:
-            assert item.loss is None and item.share is None
+            assert item.loss is None
+            assert item.share is None
             continue
         assert item.loss.rows == rows.sum()
         assert item.loss.mean == pytest.approx(exact_loss(probabilities[rows], labels[rows]), rel=1e-13)
@@ -101,14 +103,16 @@ def test_baselines_and_skill():
 
 def test_one_class_that_occurs_has_no_prior_skill():
     result = evaluate(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 0])).result()
-    assert result.baselines[1].loss == 0 and result.baselines[1].skill is None
+    assert result.baselines[1].loss == 0
+    assert result.baselines[1].skill is None
     assert "none to measure against the label frequencies (class prior, 0 nats)" in " ".join(result.text().split())
 
 
 def test_infinite_losses_are_counted_named_and_kept_apart():
     probabilities = np.array([[0.5, 0.5], [1.0, 0.0], [0.25, 0.75], [0.0, 1.0]])
     result = evaluate(probabilities, np.array([0, 1, 1, 0]), ids=np.array(["a", "b", "c", "d"])).result()
-    assert result.loss.mean == math.inf and result.loss.infinite == 2
+    assert result.loss.mean == math.inf
+    assert result.loss.infinite == 2
     assert result.loss.finite_mean == pytest.approx((math.log(2) - math.log(0.75)) / 2, rel=1e-15)
     assert [row.id for row in result.infinite_rows] == ["b", "d"]
     assert result.baselines[0].skill == -math.inf
@@ -119,7 +123,8 @@ def test_infinite_losses_are_counted_named_and_kept_apart():
 
 def test_only_infinite_losses():
     result = evaluate(np.array([[1.0, 0.0]]), np.array([1])).result()
-    assert result.loss.mean == math.inf and result.loss.finite_mean is None
+    assert result.loss.mean == math.inf
+    assert result.loss.finite_mean is None
 
 
 def test_worst_rows_are_the_wrong_ones_with_the_largest_loss():
@@ -131,7 +136,8 @@ def test_worst_rows_are_the_wrong_ones_with_the_largest_loss():
     expected = wrong[np.argsort(chosen[wrong])][:7]
     assert [row.row for row in result.worst] == expected.tolist()
     for row in result.worst:
-        assert row.id == f"r{row.row}" and row.label == labels[row.row]
+        assert row.id == f"r{row.row}"
+        assert row.label == labels[row.row]
         assert row.prediction == probabilities[row.row].argmax()
         assert row.label_probability == chosen[row.row]
         assert row.prediction_probability == probabilities[row.row].max()
@@ -162,7 +168,8 @@ def test_merge_of_any_split_is_the_whole(data):
         batch = data.draw(st.integers(1, 20))
         merged = merged.merge(evaluate(probabilities[part], labels[part], part_weights, batch=batch, worst=4))
     assert (merged.rows, merged.ignored) == (whole.rows, whole.ignored)
-    assert merged.worst == whole.worst and merged.infinite_rows == whole.infinite_rows
+    assert merged.worst == whole.worst
+    assert merged.infinite_rows == whole.infinite_rows
     assert merged.row_sums == whole.row_sums
     for name in vars(whole.by_class):
         np.testing.assert_allclose(
@@ -171,7 +178,7 @@ def test_merge_of_any_split_is_the_whole(data):
 
 
 def test_merge_refuses_other_classes():
-    with pytest.raises(ValueError, match="different classes"):
+    with pytest.raises(ValueError, match=r"different classes"):
         Evaluation.empty(["a", "b"]).merge(Evaluation.empty(["a", "c"]))
 
 
@@ -179,7 +186,7 @@ def test_merge_refuses_other_classes():
 def test_nothing_to_evaluate(state):
     if state == "weightless":
         state = evaluate(np.array([[0.5, 0.5]]), np.array([0]), weights=np.array([0.0]))
-    with pytest.raises(PredictionError, match="no rows|weight 0"):
+    with pytest.raises(PredictionError, match=r"no rows|weight 0"):
         state.result()
 
 
@@ -212,7 +219,8 @@ def test_row_sums_beyond_the_precision_are_shown_and_not_renormalised():
     probabilities[9] *= 1 + 1e-9
     result = evaluate(np.minimum(probabilities, 1), labels).result()
     assert result.row_sums.rows_beyond == 2
-    assert result.row_sums.lowest == pytest.approx(0.99) and result.row_sums.highest == pytest.approx(1 + 1e-9)
+    assert result.row_sums.lowest == pytest.approx(0.99)
+    assert result.row_sums.highest == pytest.approx(1 + 1e-9)
     assert result.loss.mean == pytest.approx(exact_loss(probabilities, labels), rel=1e-14)
     assert "2 rows further from 1" in " ".join(result.text().split())
 
@@ -225,23 +233,30 @@ def test_json_holds_the_numbers_of_the_text(save, run, run_json):
     path = save(as_columns(probabilities, labels, ["cat", "dog", "emu"], ids=[f"r{i}" for i in range(120)]))
     numbers, (status, text, _) = run_json("report", path), run("report", path)
     assert status == 0
-    assert f"{numbers['log_loss']['nats']:#.6g} nats" in text and f"{numbers['log_loss']['bits']:#.6g} bits" in text
-    assert numbers["classes"] == ["cat", "dog", "emu"] and "cat, dog, emu" in text
+    assert f"{numbers['log_loss']['nats']:#.6g} nats" in text
+    assert f"{numbers['log_loss']['bits']:#.6g} bits" in text
+    assert numbers["classes"] == ["cat", "dog", "emu"]
+    assert "cat, dog, emu" in text
     for baseline in numbers["baselines"]:
-        assert f"{baseline['nats']:#.6g} nats" in text and f"{abs(100 * baseline['skill']):.1f} %" in text
+        assert f"{baseline['nats']:#.6g} nats" in text
+        assert f"{abs(100 * baseline['skill']):.1f} %" in text
     for item in numbers["by_class"]:
         row = next(line.split() for line in text.splitlines() if line.split()[:1] == [item["class"]])
-        assert row[1] == str(item["rows"]) and row[2] == f"{item['nats']:#.4g}"
+        assert row[1] == str(item["rows"])
+        assert row[2] == f"{item['nats']:#.4g}"
     for item in numbers["confidently_wrong"]:
         row = next(line.split() for line in text.splitlines() if line.split()[:1] == [item["id"]])
-        assert row[1] == item["label"] and row[3] == item["prediction"] and row[-1] == f"{item['nats']:#.4g}"
+        assert row[1] == item["label"]
+        assert row[3] == item["prediction"]
+        assert row[-1] == f"{item['nats']:#.4g}"
 
 
 def test_text_fits_80_columns_without_colour(save, run):
     probabilities, labels = softmax_rows(50, 30, seed=8)
     path = save(as_columns(probabilities, labels, [f"a rather long class name {i}" for i in range(30)]))
     status, text, _ = run("report", path)
-    assert status == 0 and "\x1b" not in text
+    assert status == 0
+    assert "\x1b" not in text
     lines = [line for line in text.splitlines() if str(path) not in line]
     assert max(map(len, lines)) <= 80
     assert "the 12 of 30 that cost most" in text
@@ -251,11 +266,14 @@ def test_names_from_the_file_cannot_steer_the_terminal(save, run):
     hostile = "\x1b[1m[b]\n"
     columns = {"id": [hostile], "label": ["b"], "p_a": [0.9], "p_b": [0.1]}
     status, text, _ = run("report", save(columns))
-    assert status == 0 and "\x1b" not in text and "\r" not in text
+    assert status == 0
+    assert "\x1b" not in text
+    assert "\r" not in text
     assert r"\x1b[1m[b]\n" in text
 
 
 def test_report_prints_as_text(save):
     probabilities, labels = softmax_rows(20, 3)
     result = report(save(as_columns(probabilities, labels)))
-    assert str(result) == result.text() and "Log loss" in str(result)
+    assert str(result) == result.text()
+    assert "Log loss" in str(result)

@@ -4,6 +4,7 @@ Everything here loads on first use: the command line must answer `--help` before
 """
 
 from importlib import import_module
+from typing import Any
 
 _HOME = {
     "Batch": "batches",
@@ -17,7 +18,7 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

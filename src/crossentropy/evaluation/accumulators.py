@@ -44,7 +44,8 @@ class LossSums:
         """Add rows: their group in [0, K), float64 loss (inf allowed), whether the prediction was right, weight."""
         groups = len(self.rows)
         rows, right = np.bincount(group, minlength=groups), np.bincount(group[correct], minlength=groups)
-        infinite, infinite_weight = np.zeros(groups, np.int64), np.zeros(groups)
+        infinite: np.ndarray = np.zeros(groups, np.int64)
+        infinite_weight: np.ndarray = np.zeros(groups)
         is_infinite = np.isinf(loss)
         if is_infinite.any():
             lost = group[is_infinite]
@@ -56,6 +57,7 @@ class LossSums:
         def total(values: np.ndarray) -> np.ndarray:
             return np.bincount(group, values, groups)
 
+        sums: tuple[np.ndarray, ...]
         if weight is None:
             count, l1, l2, l3 = (rows - infinite) * 1.0, total(loss), total(loss**2), total(loss**3)
             sums = (count, l1, count, l1, l2, count, l1, l2, l3)

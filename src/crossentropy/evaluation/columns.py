@@ -2,7 +2,6 @@
 
 import difflib
 import fnmatch
-import os.path
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,9 +103,7 @@ def class_names(columns: Sequence[str]) -> tuple[str, ...]:
     The shared part ends at a separator, before a number, or is a word for a probability; p_cat and p_car do not share
     "p_ca".
     """
-    shared = os.path.commonprefix(list(columns))
-    if len(columns) < 2:
-        shared = ""
+    shared = _common_prefix(columns)
     at_separator = re.match(r".*[^0-9A-Za-z]", shared, re.DOTALL)
     before_number = shared.rstrip("0123456789")
     if all(re.fullmatch(r"[0-9]+\W*", name[len(before_number) :]) for name in columns):
@@ -119,6 +116,13 @@ def class_names(columns: Sequence[str]) -> tuple[str, ...]:
     if shared.endswith(("(", "[")) and all(name.endswith((")", "]")) for name in names):
         names = [name[:-1] for name in names]
     return tuple(names) if all(names) and len(set(names)) == len(names) else tuple(columns)
+
+
+def _common_prefix(names: Sequence[str]) -> str:
+    if len(names) < 2:
+        return ""
+    first, last = min(names), max(names)  # in sorted order, what these two share all of them share
+    return next((first[:i] for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), first)
 
 
 class ClassIndex:
@@ -203,7 +207,7 @@ def _only_label(kinds: Mapping[str, str]) -> str:
 
 
 def _usual(kinds: Mapping[str, str], names: Sequence[str], taken: set[str]) -> str | None:
-    lower = {name.lower(): name for name in reversed(kinds) if name not in taken}
+    lower = {name.lower(): name for name in reversed(list(kinds)) if name not in taken}
     return next((lower[name] for name in names if name in lower), None)
 
 

@@ -1,4 +1,4 @@
-"""The loss as a function of the probability given to what happened: points to draw, computed by the losses themselves."""
+"""The loss as a function of the probability given to what happened: points to draw, from the losses themselves."""
 
 from dataclasses import dataclass
 
