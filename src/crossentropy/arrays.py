@@ -130,7 +130,7 @@ def check_non_negative(xp: Any, name: str, array: Any, position: Callable[[int],
         raise ValueError(f"{name}{where} = {value} must be finite and not negative")
 
 
-def check_indices(xp: Any, name: str, indices: Any, layout: Layout) -> None:
+def check_indices(xp: Any, name: str, indices: Any, layout: Layout, hint_if_negative: str = "") -> None:
     """IndexError with position, value and range for the first index, (rows,) or (rows, K), that is no class."""
     bad = (indices < 0) | (indices >= layout.classes)
     if not bool(xp.any(bad)):
@@ -138,7 +138,9 @@ def check_indices(xp: Any, name: str, indices: Any, layout: Layout) -> None:
     first = int(xp.argmax(xp.reshape(bad, (-1,))))
     value = int(xp.reshape(indices, (-1,))[first])
     position = layout.position(*divmod(first, indices.shape[-1])) if indices.ndim == 2 else layout.position(first)
-    hint = "; are the classes counted from 1?" if value == layout.classes else ""
+    hint = hint_if_negative.format(value=value) if value < 0 else ""
+    if value == layout.classes:
+        hint = "; are the classes counted from 1?"
     raise IndexError(f"{name}{position} = {value} is outside [0, {layout.classes}){hint}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from crossentropy.arrays import library_of
-from crossentropy.options import BinaryOptions, LossOptions, make_options, takes_options
+from crossentropy.options import BinaryOptions, LossOptions, make_options, takes_options_of
 
 
 def cross_entropy(
@@ -125,7 +125,7 @@ def cross_entropy(
     return library_of(logits, target).cross_entropy(logits, target, options)
 
 
-@takes_options(LossOptions)
+@takes_options_of(cross_entropy)
 def cross_entropy_value_and_grad(logits: Any, target: Any, *, out: Any = None, **options: Any) -> tuple[Any, Any]:
     """``cross_entropy`` and its gradient with respect to `logits`, from one pass.
 
@@ -165,7 +165,7 @@ def cross_entropy_value_and_grad(logits: Any, target: Any, *, out: Any = None, *
     )
 
 
-@takes_options(LossOptions)
+@takes_options_of(cross_entropy)
 def cross_entropy_hvp(logits: Any, target: Any, vector: Any, **options: Any) -> Any:
     """The Hessian of ``cross_entropy`` to the logits, times a vector.
 
@@ -341,7 +341,7 @@ def binary_cross_entropy(
     return library_of(logits, target).binary_cross_entropy(logits, target, options)
 
 
-@takes_options(BinaryOptions)
+@takes_options_of(binary_cross_entropy)
 def binary_cross_entropy_value_and_grad(
     logits: Any, target: Any, *, out: Any = None, **options: Any
 ) -> tuple[Any, Any]:

@@ -150,18 +150,14 @@ class BinaryOptions(SharedOptions):
     pos_weight: Any = option(None, optional(array))
 
 
-def takes_options(options_type: type[SharedOptions]) -> Callable[[Function], Function]:
-    """Give a function that ends in ``**options`` the signature that a person expects."""
-    fields = dataclasses.fields(options_type)
+def takes_options_of(source: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Give a function that ends in ``**options`` the keyword arguments of ``source`` as its signature."""
+    keywords = [p for p in inspect.signature(source).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
     def decorate(function: Function) -> Function:
         signature = inspect.signature(function)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        added = [
-            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
-            for f in fields
-        ]
-        function.__signature__ = signature.replace(parameters=own + added)  # type: ignore[attr-defined]
+        function.__signature__ = signature.replace(parameters=own + keywords)  # type: ignore[attr-defined]
         return function
 
     return decorate

@@ -30,6 +30,8 @@ from crossentropy.arrays import (
 from crossentropy.options import LossOptions
 from crossentropy.row_loss import RowCoefficients
 
+IGNORE_HINT = "; pass ignore_index={value} if that marks rows to ignore"
+
 
 def row_coefficients(
     xp: Any, target: Any, layout: Layout, options: LossOptions, work_dtype: Any
@@ -95,7 +97,7 @@ def row_coefficients(
         valid = both(valid, ~xp.all(ignored, axis=-1) if bool(xp.any(ignored)) else None)
         unread = ignored if valid is None else ignored | ~valid[:, None]
         indices, values = xp.where(unread, 0, indices), xp.where(unread, 0.0, values)
-        check_indices(xp, "target[0]", indices, layout)
+        check_indices(xp, "target[0]", indices, layout, IGNORE_HINT)
         check_non_negative(xp, "target[1]", values, lambda first: layout.position(*divmod(first, values.shape[-1])))
         weight = values if class_weight is None else values * class_weight[indices]
         return (
@@ -126,7 +128,7 @@ def row_coefficients(
         if bool(xp.any(ignored)):
             valid = both(valid, ~ignored)
     labels = given if valid is None else xp.where(valid, given, xp.zeros_like(given))
-    check_indices(xp, "target", labels, layout)
+    check_indices(xp, "target", labels, layout, IGNORE_HINT)
     labels = xp.astype(labels, xp.int64)
     if class_weight is None:
         label_weight, target_mass = xp.ones((1, 1), dtype=work_dtype), 1.0
@@ -229,7 +231,7 @@ def class_mask(xp: Any, layout: Layout, mask: Any) -> Any:
     )
 
 
-def check_dense_target(xp: Any, coefficients: RowCoefficients, layout: Layout) -> None:
+def check_dense_target(xp: Any, coefficients: RowCoefficients, layout: Layout, first_row: int = 0) -> None:
     """ValueError for a negative or NaN entry of a dense target in a row that counts."""
     dense = coefficients.dense
     if dense is None or is_boolean(dense):
@@ -240,9 +242,9 @@ def check_dense_target(xp: Any, coefficients: RowCoefficients, layout: Layout) -
     if bool(xp.any(bad)):
         first = int(xp.argmax(xp.reshape(bad, (-1,))))
         row, column = divmod(first, layout.classes)
+        position, value = layout.position(first_row + row, column), float(dense[row, column])
         raise ValueError(
-            f"target{layout.position(row, column)} = {float(dense[row, column])} is not a finite number >= 0; "
-            "a target is a distribution over the classes"
+            f"target{position} = {value} is not a finite number >= 0; a target is a distribution over the classes"
         )
 
 

@@ -26,7 +26,7 @@ in float32.
 Gradient
 --------
 d loss / d x_j = T'_j (a p_j - q_j),  a = s + 2 zeta lse,  p_j = exp(z_j - m) / (n + S).
-At a unique maximum p_j is close to 1 and p_j - 1 = -S / (n + S) has no cancellation, so there
+Where p_j > 1/2 (a unique maximum with S < 1), p_j - 1 = -S / (n + S) has no cancellation, so there
     a p_j - q_j = 2 zeta lse p_j + (s - q_j) - s S / (n + S).
 
 Focal loss (labels only): b f(l) + zeta lse^2 with l = L - r and f(l) = l (1 - e^-l)^gamma; in the gradient s and q

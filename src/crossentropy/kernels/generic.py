@@ -86,6 +86,8 @@ def relative(xp: Any, z: Any, inputs: str = "logits", *, exact: bool = True) -> 
 
 def row_statistics(xp: Any, logits: Any, c: RowCoefficients, work: Any, *, summary: bool = False) -> RowStatistics:
     """One read of (rows, classes) logits -> ``RowStatistics``; ``summary`` adds what entropy and prediction need."""
+    if c.inputs != "logits" and not (c.label_smoothing or c.dense is not None or summary):
+        return target_statistics(xp, logits, c, work)
     z = transform(xp, logits, c, work)
     maximum, d, power = relative(xp, z, c.inputs, exact=logits.dtype == work)
     ones = xp.ones_like(maximum)
@@ -123,6 +125,14 @@ def row_statistics(xp: Any, logits: Any, c: RowCoefficients, work: Any, *, summa
     return RowStatistics(**parts)
 
 
+def target_statistics(xp: Any, logits: Any, c: RowCoefficients, work: Any) -> RowStatistics:
+    """Statistics of log-probabilities under labels: only the target's own columns are read."""
+    found = (c.indices >= 0) & (c.indices < logits.shape[-1])
+    value = transform(xp, xp.take_along_axis(logits, xp.where(found, c.indices, 0), axis=-1), c, work)
+    zeros = xp.zeros_like(value[:, 0])
+    return RowStatistics(zeros, zeros + 1.0, zeros, target_logit=xp.where(found, value, 0.0), found=found)
+
+
 def dense_target(xp: Any, c: RowCoefficients, work: Any) -> tuple[Any, Any]:
     """t and w t of the dense target; an ignored row's are not read."""
     target = xp.astype(c.dense, work)
@@ -148,6 +158,11 @@ def target_measure(xp: Any, statistics: RowStatistics, c: RowCoefficients, like:
     return q
 
 
+def certain(d: Any, statistics: RowStatistics) -> Any:
+    """True at the class with p > 1/2, if there is one: the only maximum, and worth more than all others."""
+    return (d == 0) & ((statistics.ties == 1) & (statistics.others < 1))[:, None]
+
+
 def residual(
     xp: Any, d: Any, power: Any, q: Any, statistics: RowStatistics, c: RowCoefficients
 ) -> tuple[Any, Any, Any]:
@@ -162,9 +177,8 @@ def residual(
     total = statistics.ties + statistics.others
     p = power / total[:, None]
     s = mass[:, None]
-    unique_maximum = (d == 0) & (statistics.ties == 1)[:, None]
-    # p near 1 is only at a unique maximum: there s p - q = (s - q) - s S / (n + S), without cancellation.
-    result = xp.where(unique_maximum, (s - q) - s * (statistics.others / total)[:, None], s * p - q)
+    # Where p > 1/2, s p - q = (s - q) - s S / (n + S) without cancellation; elsewhere that form would cancel.
+    result = xp.where(certain(d, statistics), (s - q) - s * (statistics.others / total)[:, None], s * p - q)
     if not c.z_loss:
         return result, p, mass
     slope = 2.0 * c.z_loss * (statistics.maximum + log_sum(xp, statistics))
@@ -210,6 +224,9 @@ def row_hessian_vector(
         loss = log_sum(xp, statistics) - statistics.target_logit[:, 0]
         one_hot = xp.astype(xp.arange(z.shape[-1]) == c.indices, work)
         off = p - one_hot
+        if power is not None:
+            total = statistics.ties + statistics.others
+            off = xp.where(certain(d, statistics) & (one_hot == 1), -(statistics.others / total)[:, None], off)
         scale = c.index_weight[:, 0] * focal_curvature(xp, loss, c.focal_gamma)
         inner = inner + scale[:, None] * off * xp.sum(times(xp, off, w), axis=-1)[:, None]
     result = times(xp, inner, slope) + times(xp, gradient, times(xp, v, curvature))

@@ -45,7 +45,10 @@ def as_array(name: str, value: Any) -> np.ndarray:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} is not a rectangular array: {error}") from None
-    if array.dtype.kind in "OUSMmc" or dtype_name(array) in ("longdouble", "float128", "float96"):
+    if array.dtype == object:
+        found = type(next((v for v in array.flat if not isinstance(v, (int, float))), value)).__name__
+        raise TypeError(f"{name} must hold numbers, got {found}")
+    if array.dtype.kind in "USMmc" or dtype_name(array) in ("longdouble", "float128", "float96"):
         raise TypeError(f"{name} must hold real numbers of at most 64 bits, got dtype {array.dtype}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
@@ -101,9 +104,9 @@ class Rows:
         coefficients, row_weight = row_coefficients(np, as_target(target), layout, options, WORK)
         rows = cls(layout.to_rows(np, logits), layout, coefficients, row_weight, options)
         # Everything that can raise does so before anything is written: `out` may be the logits themselves.
-        check_dense_target(np, coefficients, layout)
-        if options.inputs != "logits":
+        if coefficients.dense is not None or options.inputs != "logits":
             for block, part, piece in rows.blocks():
+                check_dense_target(np, piece, layout, block.start)
                 check_probabilities(np, part, piece, layout, block.start)
         return rows
 
@@ -113,7 +116,8 @@ class Rows:
 
     def denominator(self) -> Any:
         coefficients, mass = self.coefficients, self.coefficients.target_mass
-        if coefficients.dense is not None and self.options.reduction == "mean" and self.options.normalizer == "weight":
+        by_weight = isinstance(self.options.normalizer, str) and self.options.normalizer == "weight"
+        if coefficients.dense is not None and self.options.reduction == "mean" and by_weight:
             mass = np.empty(self.layout.count)
             for block in blocks(self.layout.count, self.layout.classes):
                 mass[block] = generic.dense_target(np, coefficients.rows(block), WORK)[1].sum(axis=-1)
