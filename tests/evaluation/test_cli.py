@@ -100,8 +100,8 @@ def test_demo_replaces_its_own_file(run, tmp_path, monkeypatch):
     pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn, in the extra `report`")
     output = tmp_path / "predictions.parquet"
     contents = []
-    for steps in (1, 2):
-        monkeypatch.setattr("crossentropy.evaluation.demo.STEPS", steps)
+    for epochs in (1, 2):
+        monkeypatch.setattr("crossentropy.evaluation.demo.EPOCHS", epochs)
         assert run("demo", "--output", output)[0] == 0
         contents.append(output.read_bytes())
     assert contents[0] != contents[1]

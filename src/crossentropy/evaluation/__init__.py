@@ -9,7 +9,7 @@ from typing import Any
 _HOME = {
     "Batch": "batches",
     "Evaluation": "state",
-    "LogLossReport": "scores",
+    "LogLossReport": "log_loss_report",
     "PredictionError": "batches",
     "read_predictions": "tables",
     "report": "commands",

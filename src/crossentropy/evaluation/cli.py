@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .scores import LogLossReport
+    from .log_loss_report import LogLossReport
 
 # The packages of the `report` extra, by the names they are imported under.
 EXTRA = ("pyarrow", "rich", "matplotlib", "sklearn")

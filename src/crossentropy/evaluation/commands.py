@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .batches import PredictionError
-from .scores import LogLossReport
+from .log_loss_report import LogLossReport
 from .state import Evaluation
 from .tables import read_predictions
 

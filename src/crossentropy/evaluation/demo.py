@@ -17,19 +17,27 @@ from .batches import PredictionError
 
 # Written into the file, so that a second run replaces the demo's own file and never somebody else's.
 MARK = b"crossentropy demo"
-STEPS = 400
-LEARNING_RATE = 1.0
+EPOCHS = 40
+# Small batches: a product this small stays on one thread, where on a busy machine it is a hundred times faster.
+BATCH_ROWS = 64
+LEARNING_RATE = 0.5
 
 
-def train(images: np.ndarray, labels: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
-    """Softmax regression: logits = images @ weight + bias, mean cross-entropy, plain gradient descent."""
+def train(
+    images: np.ndarray, labels: np.ndarray, progress: Progress, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Softmax regression, logits = images @ weight + bias: mean cross-entropy, gradient descent on batches of rows."""
     weight, bias = np.zeros((images.shape[1], 10)), np.zeros(10)
-    task = progress.add_task("training", total=STEPS, loss="")
-    for _ in range(STEPS):
-        loss, gradient = cross_entropy_value_and_grad(images @ weight + bias, labels)
-        weight -= LEARNING_RATE * (images.T @ gradient)
-        bias -= LEARNING_RATE * gradient.sum(axis=0)
-        progress.update(task, advance=1, loss=f"loss {float(loss):.4f} nats")
+    task = progress.add_task("training", total=EPOCHS, loss="")
+    for _ in range(EPOCHS):
+        order, losses = generator.permutation(len(labels)), []
+        for start in range(0, len(order), BATCH_ROWS):
+            rows = order[start : start + BATCH_ROWS]
+            loss, gradient = cross_entropy_value_and_grad(images[rows] @ weight + bias, labels[rows])
+            weight -= LEARNING_RATE * (images[rows].T @ gradient)
+            bias -= LEARNING_RATE * gradient.sum(axis=0)
+            losses.append(float(loss))
+        progress.update(task, advance=1, loss=f"loss {sum(losses) / len(losses):.4f} nats")
     return weight, bias
 
 
@@ -38,7 +46,8 @@ def run(output: Path, console: Console) -> None:
     _check_writable(output)
     digits = load_digits()
     images, labels = digits.data / 16, digits.target
-    order = np.random.default_rng(0).permutation(len(labels))
+    generator = np.random.default_rng(0)
+    order = generator.permutation(len(labels))
     fitted, held_out = np.split(order, [len(order) * 3 // 4])
     console.print(
         f"Softmax regression on scikit-learn's digits: 8 x 8 pixels, 10 classes, {len(fitted):,} rows to train on, "
@@ -46,7 +55,7 @@ def run(output: Path, console: Console) -> None:
     )
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        weight, bias = train(images[fitted], labels[fitted], progress)
+        weight, bias = train(images[fitted], labels[fitted], progress, generator)
     probabilities = softmax(images[held_out] @ weight + bias)
     table = pa.table(
         {

@@ -13,7 +13,8 @@ from crossentropy import cross_entropy, entropy
 
 from .accumulators import LossSums, RowSums, WorstRows
 from .batches import Batch, PredictionError, RowLoss
-from .scores import Baseline, ClassLoss, LogLossReport, MeanLoss
+from .log_loss_report import LogLossReport
+from .scores import Baseline, ClassLoss, MeanLoss
 
 SHOWN_INFINITE_ROWS = 10
 

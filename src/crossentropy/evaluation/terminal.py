@@ -5,27 +5,25 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from .scores import Baseline, LogLossReport
+from .scores import Baseline, LogLossScores
 
 # As many as fit on a first screen; --json has them all.
 SHOWN_CLASSES = 12
 SHOWN_INFINITE = 5
 
 
-def render(report: LogLossReport) -> RenderableType:
+def render(report: LogLossScores) -> RenderableType:
     """The report as something a `rich` console can print."""
     return Group(*_spaced([_heading(report), _summary(report), _by_class(report), *_confidently_wrong(report)]))
 
 
-def plain_text(report: LogLossReport, width: int = 80) -> str:
+def plain_text(report: LogLossScores, width: int = 80) -> str:
     """The report as text without colour."""
     file = io.StringIO()
     Console(file=file, width=width, color_system=None, highlight=False).print(render(report))
@@ -66,7 +64,7 @@ def _spaced(parts: list[RenderableType]) -> Iterator[RenderableType]:
         yield ""
 
 
-def _heading(report: LogLossReport) -> RenderableType:
+def _heading(report: LogLossScores) -> RenderableType:
     names = [printable(name) for name in report.classes]
     shown = ", ".join(names if len(names) <= SHOWN_CLASSES else [*names[: SHOWN_CLASSES - 2], "...", names[-1]])
     title = Text(printable(report.source), style="bold")
@@ -77,7 +75,7 @@ def _heading(report: LogLossReport) -> RenderableType:
     return Group(*lines)
 
 
-def _summary(report: LogLossReport) -> RenderableType:
+def _summary(report: LogLossScores) -> RenderableType:
     loss = report.loss
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
@@ -117,7 +115,7 @@ def _skill(baseline: Baseline) -> Text:
     return Text(f"{percent(baseline.skill)} better than {than}")
 
 
-def _row_sums(report: LogLossReport) -> Text:
+def _row_sums(report: LogLossScores) -> Text:
     sums = report.row_sums
     explained = f"{sums.precision} numbers explain {sums.tolerance:.1e}"
     if not sums.rows_beyond:
@@ -143,7 +141,7 @@ def _titled(title: str, note: str, table: Table) -> RenderableType:
     return Group(Text.assemble((title, "bold"), (note, "dim")), Padding(table, (0, 0, 0, 2)))
 
 
-def _by_class(report: LogLossReport) -> RenderableType:
+def _by_class(report: LogLossScores) -> RenderableType:
     table = _columns("class", "rows", "loss (nats)", "share of loss", "accuracy")
     items, note = report.by_class, ""
     if len(items) > SHOWN_CLASSES:
@@ -160,7 +158,7 @@ def _by_class(report: LogLossReport) -> RenderableType:
     return _titled("Loss by class", note, table)
 
 
-def _confidently_wrong(report: LogLossReport) -> Iterator[RenderableType]:
+def _confidently_wrong(report: LogLossScores) -> Iterator[RenderableType]:
     if not report.worst:
         return
     has_id = any(row.id is not None for row in report.worst)
