@@ -21,7 +21,7 @@ from crossentropy.arrays import (
     is_sparse,
 )
 from crossentropy.binary_coefficients import binary_coefficients, check_binary_probabilities
-from crossentropy.kernels import generic
+from crossentropy.kernels import generic, native
 from crossentropy.options import BinaryOptions, LossOptions
 from crossentropy.row_coefficients import RowCoefficients, check_dense_target, check_probabilities, row_coefficients
 from crossentropy.row_loss import log_sum, row_loss
@@ -93,9 +93,9 @@ def blocks(rows: int, width: int) -> Iterator[slice]:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The softmax loss of one call: logits as (rows, classes) and everything that belongs to them."""
+    """The softmax loss of one call: the logits as given and everything that belongs to them."""
 
-    logits: np.ndarray
+    given: np.ndarray
     layout: Layout
     coefficients: RowCoefficients
     row_weight: np.ndarray | None
@@ -106,13 +106,23 @@ class Rows:
         layout = Layout.of(logits.shape, options.axis)
         options = as_options(options)
         coefficients, row_weight = row_coefficients(np, as_target(target), layout, options, WORK)
-        rows = cls(layout.to_rows(np, logits), layout, coefficients, row_weight, options)
+        rows = cls(logits, layout, coefficients, row_weight, options)
         # Everything that can raise does so before anything is written: `out` may be the logits themselves.
         if coefficients.dense is not None or options.inputs != "logits":
             for block, part, piece in rows.blocks():
                 check_dense_target(np, piece, layout, block.start)
                 check_probabilities(np, part, piece, layout, block.start)
         return rows
+
+    @functools.cached_property
+    def logits(self) -> np.ndarray:
+        """(rows, classes)."""
+        return self.layout.to_rows(np, self.given)
+
+    @functools.cached_property
+    def is_native(self) -> bool:
+        """Does the C++ core compute this call?"""
+        return native.takes(self.given, self.layout, self.coefficients)
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray, RowCoefficients]]:
         for block in blocks(self.layout.count, self.layout.classes):
@@ -129,24 +139,61 @@ class Rows:
             np, self.options, self.layout.row_shape, self.row_weight, coefficients.valid, mass, WORK
         )
 
+    def losses(self) -> np.ndarray:
+        """The loss of every row, before row weights and reduction."""
+        losses = np.empty(self.layout.count)
+        if self.is_native:
+            native.losses(self.given, self.layout, self.coefficients, losses, num_threads=self.options.num_threads)
+            return losses
+        for block, part, coefficients in self.blocks():
+            losses[block] = row_loss(np, generic.row_statistics(np, part, coefficients, WORK), coefficients)
+        return losses
+
+    def losses_and_gradient(self, upstream: np.ndarray, gradient: Output) -> np.ndarray:
+        """The losses; the gradient of their sum weighted by ``upstream`` goes to ``gradient``."""
+        losses = np.empty(self.layout.count)
+        if self.is_native and native.writes(gradient.buffer, self.layout):
+            native.losses(
+                self.given, self.layout, self.coefficients, losses,
+                upstream=upstream, gradient=gradient.buffer, num_threads=self.options.num_threads,
+            )
+            gradient.deliver()
+            return losses
+        gradient_rows = gradient.rows(self.layout)
+        for block, part, coefficients in self.blocks():
+            statistics = generic.row_statistics(np, part, coefficients, WORK)
+            losses[block] = row_loss(np, statistics, coefficients)
+            factor = upstream[block] if upstream.ndim else upstream
+            gradient_rows[block] = generic.row_gradient(np, part, coefficients, statistics, factor, WORK)
+        gradient.finish(self.layout, gradient_rows)
+        return losses
+
+    def summaries(self) -> Iterator[tuple[slice, RowStatistics, RowCoefficients]]:
+        """Statistics with what entropy and prediction need; ignoring concerns the target alone."""
+        if self.is_native:
+            everywhere = dataclasses.replace(self.coefficients, valid=None)
+            threads = self.options.num_threads
+            yield slice(None), native.row_statistics(self.given, self.layout, everywhere, summary=True, num_threads=threads), self.coefficients
+            return
+        for block, part, coefficients in self.blocks():
+            everywhere = dataclasses.replace(coefficients, valid=None)
+            yield block, generic.row_statistics(np, part, everywhere, WORK, summary=True), coefficients
+
     def result(self, losses: np.ndarray, denominator: Any, dtype: np.dtype) -> Any:
         value = reduction.reduce_rows(np, losses, self.options, self.row_weight, denominator)
         shape = self.layout.row_shape if self.options.reduction == "none" else ()
         return np.reshape(value, shape).astype(dtype)[()]
 
-    def upstream(self, denominator: Any) -> Callable[[slice], Any]:
-        factor = reduction.upstream(np, self.options, self.row_weight, denominator)
-        return (lambda block: factor[block]) if np.ndim(factor) else (lambda block: factor)
+    def upstream(self, denominator: Any) -> np.ndarray:
+        """The factor of each row's gradient: (rows,) or one number."""
+        return np.asarray(reduction.upstream(np, self.options, self.row_weight, denominator), dtype=WORK)
 
 
 def cross_entropy(logits: Any, target: Any, options: LossOptions) -> Any:
     logits = as_floating("logits", logits)
     with quiet():
         rows = Rows.of(logits, target, options)
-        losses = np.empty(rows.layout.count)
-        for block, part, coefficients in rows.blocks():
-            losses[block] = row_loss(np, generic.row_statistics(np, part, coefficients, WORK), coefficients)
-        return rows.result(losses, rows.denominator(), result_dtype(logits))
+        return rows.result(rows.losses(), rows.denominator(), result_dtype(logits))
 
 
 def cross_entropy_value_and_grad(logits: Any, target: Any, options: LossOptions, out: Any) -> tuple[Any, np.ndarray]:
@@ -155,14 +202,8 @@ def cross_entropy_value_and_grad(logits: Any, target: Any, options: LossOptions,
     with quiet():
         rows = Rows.of(logits, target, options)
         denominator = rows.denominator()
-        upstream = rows.upstream(denominator)
-        losses, gradient_rows = np.empty(rows.layout.count), gradient.rows(rows.layout)
-        for block, part, coefficients in rows.blocks():
-            statistics = generic.row_statistics(np, part, coefficients, WORK)
-            losses[block] = row_loss(np, statistics, coefficients)
-            gradient_rows[block] = generic.row_gradient(np, part, coefficients, statistics, upstream(block), WORK)
-        value = rows.result(losses, denominator, result_dtype(logits))
-        return value, gradient.finish(rows.layout, gradient_rows)
+        losses = rows.losses_and_gradient(rows.upstream(denominator), gradient)
+        return rows.result(losses, denominator, result_dtype(logits)), gradient.array
 
 
 def cross_entropy_hvp(logits: Any, target: Any, vector: Any, options: LossOptions) -> np.ndarray:
@@ -177,7 +218,7 @@ def cross_entropy_hvp(logits: Any, target: Any, vector: Any, options: LossOption
         for block, part, coefficients in rows.blocks():
             statistics = generic.row_statistics(np, part, coefficients, WORK)
             product_rows[block] = generic.row_hessian_vector(
-                np, part, coefficients, statistics, vector_rows[block], upstream(block), WORK
+                np, part, coefficients, statistics, vector_rows[block], upstream[block] if upstream.ndim else upstream, WORK
             )
         return product.finish(rows.layout, product_rows)
 
@@ -189,14 +230,11 @@ def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, An
     with quiet():
         layout = Layout.of(logits.shape, options.axis)
         label = np.zeros(layout.row_shape, dtype=np.int64) if target is None else target
-        # Ignoring concerns the target alone: lse, entropy and prediction are of every row.
         rows = Rows.of(logits, label, options)
         shape = layout.row_shape
         lse, target_log_prob, entropy = (np.empty(layout.count) for _ in range(3))
         prediction = np.empty(layout.count, dtype=np.int64)
-        for block, part, coefficients in rows.blocks():
-            everywhere = dataclasses.replace(coefficients, valid=None)
-            statistics = generic.row_statistics(np, part, everywhere, WORK, summary=True)
+        for block, statistics, coefficients in rows.summaries():
             lse[block] = statistics.maximum + log_sum(np, statistics)
             undefined = ~np.isfinite(statistics.maximum)
             lse[block][undefined] = np.nan
