@@ -35,7 +35,8 @@ struct alignas(64) Group {
     std::int64_t* indices(std::int64_t) { return reinterpret_cast<std::int64_t*>(this + 1); }
     double* weights(std::int64_t entries) { return reinterpret_cast<double*>(indices(entries) + max_rows * entries); }
     double* logits(std::int64_t entries) { return weights(entries) + max_rows * entries; }
-    static std::int64_t bytes(std::int64_t entries) { return sizeof(Group) + 3 * max_rows * entries * 8 + 64; }
+    double* slopes(std::int64_t entries) { return logits(entries) + max_rows * entries; }
+    static std::int64_t bytes(std::int64_t entries) { return sizeof(Group) + 4 * max_rows * entries * 8 + 64; }
 };
 
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
@@ -54,6 +55,7 @@ INLINE char* row_start(const Problem& p, const Matrix& a, std::int64_t row) {
 
 template <class T, bool Along> struct Kernel {
     static constexpr int lanes = width<T>;
+    static constexpr double unscale = sizeof(T) == 4 ? 0x1p-40 : 0x1p-200;  // 2^-headroom
     static constexpr std::int64_t block_classes = Along ? block_elements : block_elements / lanes;
 
     struct Shape {
@@ -73,7 +75,7 @@ template <class T, bool Along> struct Kernel {
     // Scratch memory of one thread.
     struct Workspace {
         T *z, *powers, *dense, *profile, *slope, *gradient, *transposed, *by_class;
-        double *scale, *top;  // per block and row: powers x scale = e^(z - top)
+        double* top;  // per block and row: powers = e^(z - top) 2^headroom
         static std::int64_t layout(const Problem& p, char* memory, Workspace* w) {
             Shape shape(p);
             std::int64_t block = shape.block_vectors * lanes;
@@ -93,7 +95,6 @@ template <class T, bool Along> struct Kernel {
             local.gradient = (T*)take(block, sizeof(T));
             local.transposed = (T*)take(block, sizeof(T));
             local.by_class = (T*)take(block, sizeof(T));
-            local.scale = (double*)take(shape.blocks * max_rows, sizeof(double));
             local.top = (double*)take(shape.blocks * max_rows, sizeof(double));
             if (w) *w = local;
             return offset;
@@ -273,6 +274,12 @@ template <class T, bool Along> struct Kernel {
     static void set(double* to, int row, double value) { to[row] = value; }
     template <int N> static void set(double* to, int, Lanes<double, N> value) { value.store(to); }
 
+    // One number of what is the same in every lane (Along), or all of them.
+    static auto number(Wide<T> x) {
+        if constexpr (Along) return double(x.part[0][0]);
+        else return convert<double>(x);
+    }
+
     // m of a block as vectors (Along: the same in every lane), and where z is counted from.
     static Wide<T> largest(const Tile<T>& z) {
         if constexpr (Along) return Wide<T>(maximum(tile_maximum(z)));
@@ -289,27 +296,22 @@ template <class T, bool Along> struct Kernel {
             K = ((m - from) * E::log2e + E::round) - E::round;
         }
     };
-    // e^(z - m) = power x this
-    static auto power_scale(Wide<T> m, const Reference& r) {
-        using E = Exp<T>;
-        constexpr double unscale = 1 / double(std::uint64_t(1) << E::headroom % 64) / (E::headroom >= 64 ? 0x1p64 : 1) /
-                                   (E::headroom >= 128 ? 0x1p64 : 1) / (E::headroom >= 192 ? 0x1p64 : 1);
+    // e^(reference - m) 2^K, what turns powers into e^(z - m) 2^headroom.
+    static auto rest_of(Wide<T> m, const Reference& r) {
         auto finite = larger(m, -m) < std::numeric_limits<T>::infinity();
         Wide<T> rest = select(finite, m, Wide<T>(T(0))) - r.from;
-        if constexpr (Along) {
-            Chunk one = double(rest.part[0][0]), K = double(r.K.part[0][0]);
-            return exp_remainder(one, K).part[0][0] * unscale;
-        } else {
-            return exp_remainder(convert<double>(rest), convert<double>(r.K)) * unscale;
-        }
+        if constexpr (Along) return exp_remainder(Chunk(double(rest.part[0][0])), Chunk(double(r.K.part[0][0]))).part[0][0];
+        else return exp_remainder(convert<double>(rest), convert<double>(r.K));
     }
+    static Wide<T> as_wide(double x) { return Wide<T>(T(x)); }
+    template <int N> static Wide<T> as_wide(Lanes<double, N> x) { return convert<T>(x); }
 
     // ---- statistics -----------------------------------------------------------------------------------------------------
 
     void block_statistics(std::int64_t index, int row, Statistics& s) {
         Block b = block_at(index, row);
-        if (!p.has_softmax && !p.dense.data && !has_profile) {  // labels of log-probabilities: only their own entries are read
-            find_labels_far(row, s);
+        if (reads_labels_only()) {
+            read_labels(row, s);
             return;
         }
         load_logits(b, row);
@@ -321,31 +323,15 @@ template <class T, bool Along> struct Kernel {
             Scale<T, lanes> scale(reference.K);
             const char* next = Along && b.z.data != w.z && b.first_class + b.classes < p.classes
                                    ? reinterpret_cast<const char*>(b.z.data + b.classes) : nullptr;
-            bool keep = p.gradient.data || p.entropy_sum;
-            if constexpr (Along) {
-                double others, ties;
-                tile_exp<T, Along>(b.z, m, reference.from, scale, b.powers, keep, next, others, ties);
-                double unscale = power_scale(m, reference);
-                s.maximum[row] = m.part[0][0];
-                s.ties[row] = ties;
-                s.others[row] = others * unscale;
-                w.scale[index * max_rows + row] = unscale;
-                w.top[index * max_rows + row] = s.maximum[row];
-            } else {
-                Lanes<double, lanes> others, ties;
-                tile_exp<T, Along>(b.z, m, reference.from, scale, b.powers, keep, next, others, ties);
-                auto unscale = power_scale(m, reference);
-                convert<double>(m).store(s.maximum);
-                ties.store(s.ties);
-                (others * unscale).store(s.others);
-                unscale.store(w.scale + index * max_rows);
-                convert<double>(m).store(w.top + index * max_rows);
-            }
-            if (p.entropy_sum) {
-                Weights<T, Along> powers{b.powers};
-                auto e = tile_weighted(b.z, from, powers) * power_scale(m, reference);
-                set(s.entropy_sum, row, e);
-            }
+            auto rest = rest_of(m, reference);
+            T* powers = p.gradient.data || p.entropy_sum ? b.powers : nullptr;
+            decltype(rest) others, ties;
+            tile_exp<T, Along>(b.z, m, reference.from, scale, as_wide(rest), powers, next, others, ties);
+            set(s.maximum, row, number(m));
+            set(s.ties, row, ties);
+            set(s.others, row, others * rest * unscale);
+            set(w.top + index * max_rows, row, number(m));
+            if (p.entropy_sum) set(s.entropy_sum, row, tile_weighted(b.z, from, Weights<T, Along>{powers}) * unscale);
         } else {
             for (int r = Along ? row : 0; r < (Along ? row + 1 : lanes); ++r) s.maximum[r] = 0, s.ties[r] = 1, s.others[r] = 0;
         }
@@ -417,7 +403,9 @@ template <class T, bool Along> struct Kernel {
             }
     }
 
-    void find_labels_far(int row, Statistics& s) {
+    // Labels of log-probabilities: only their own entries are read.
+    bool reads_labels_only() const { return !p.has_softmax && !p.dense.data && !has_profile && !p.prediction; }
+    void read_labels(int row, Statistics& s) {
         std::int64_t* indices = group.indices(p.entries);
         double* logits = group.logits(p.entries);
         int begin = Along ? row : 0, end = Along ? row + 1 : rows;
@@ -433,31 +421,56 @@ template <class T, bool Along> struct Kernel {
                 });
             }
         }
-        if (p.are_probabilities)
-            for (std::int64_t i = begin * p.entries; i < end * p.entries; i += 8) {
-                std::int64_t n = std::min<std::int64_t>(8, end * p.entries - i);
-                double part[8] = {1, 1, 1, 1, 1, 1, 1, 1};
-                std::memcpy(part, logits + i, n * sizeof(double));
-                log(Chunk::load(part)).store(part);
-                std::memcpy(logits + i, part, n * sizeof(double));
-            }
+        for (std::int64_t i = begin * p.entries; i < end * p.entries; ++i) group.slopes(p.entries)[i] = 1;
+        if (!p.are_probabilities) return;
+        for (std::int64_t i = begin * p.entries; i < end * p.entries; i += 8) {
+            std::int64_t n = std::min<std::int64_t>(8, end * p.entries - i) * sizeof(double);
+            alignas(64) double part[8] = {};
+            std::memcpy(part, logits + i, n);
+            Chunk x = Chunk::load(part);
+            log(x).store(part);
+            std::memcpy(logits + i, part, n);
+            (1.0 / x).store(part);
+            std::memcpy(group.slopes(p.entries) + i, part, n);
+        }
     }
 
     void part_statistics(std::int64_t part, Statistics& total) {
         std::int64_t per_part = shape.part_classes / block_classes;
         std::int64_t first = part * per_part, end = shape.parts == 1 ? shape.blocks : std::min(shape.blocks, first + per_part);
+        MergeTree tree{*this};
         for (std::int64_t index = first; index < end; ++index) {
-            Statistics block;
-            Statistics& s = index == first ? total : block;
+            Statistics& s = index + 1 == end && tree.count == 0 ? total : tree.incoming;
             if constexpr (Along) {
                 for (int row = 0; row < rows; ++row)
                     if (!group.skipped[row]) block_statistics(index, row, s);
             } else {
                 block_statistics(index, 0, s);
             }
-            if (index != first) merge(total, block);
+            if (&s != &total) tree.add();
         }
+        if (tree.count) tree.result(total);
     }
+
+    // Blocks merge like the digits of a binary counter, level l holding 2^l of them: rounding errors grow with the logarithm of
+    // their number.
+    struct MergeTree {
+        Kernel& kernel;
+        std::int64_t count = 0;
+        Statistics incoming, levels[24];
+        void add() {
+            int level = 0;
+            for (std::int64_t n = count; n & 1; n >>= 1, ++level) kernel.merge(incoming, levels[level]);
+            levels[level] = incoming;
+            ++count;
+        }
+        void result(Statistics& total) {
+            bool first = true;
+            int level = 0;
+            for (std::int64_t n = count; n; n >>= 1, ++level)
+                if (n & 1) first ? void(total = levels[level]) : kernel.merge(total, levels[level]), first = false;
+        }
+    };
 
     // Statistics of disjoint classes: row_loss.merge.
     void merge(Statistics& a, const Statistics& b) {
@@ -504,8 +517,11 @@ template <class T, bool Along> struct Kernel {
             if (finds_top()) {
                 alignas(64) std::int64_t keep[8];
                 a_wins.store(keep);
+                // The first maximum wins a tie, whichever side it is on.
+                alignas(64) std::int64_t ties[8];
+                tie.store(ties);
                 for (int lane = 0; lane < 8; ++lane)
-                    if (!keep[lane]) a.prediction[r + lane] = b.prediction[r + lane];
+                    if (!keep[lane] || (ties[lane] && b.prediction[r + lane] < a.prediction[r + lane])) a.prediction[r + lane] = b.prediction[r + lane];
             }
         }
     }
@@ -682,7 +698,9 @@ template <class T, bool Along> struct Kernel {
 
     void block_gradient(std::int64_t index, int row) {
         Block b = block_at(index, row);
-        if (!shape.keeps) {
+        if (reads_labels_only()) {
+            b.slope = nullptr;
+        } else if (!shape.keeps) {
             Statistics unused;
             load_logits(b, row);
             if (p.dense.data) load_dense(b, row, unused);
@@ -693,10 +711,8 @@ template <class T, bool Along> struct Kernel {
                 else m = convert<T>(Lanes<double, lanes>::load(s.maximum));
                 Reference reference(m);
                 Scale<T, lanes> scale(reference.K);
-                for (std::int64_t i = 0; i < b.vectors; ++i)
-                    exp_scaled(b.z[i] - reference.from, scale).store(b.powers + i * lanes);
-                set(w.scale + index * max_rows, row, power_scale(m, reference));
-                set(w.top + index * max_rows, row, [&] { if constexpr (Along) return double(m.part[0][0]); else return convert<double>(m); }());
+                tile_powers<T>(b.z, m, reference.from, scale, as_wide(rest_of(m, reference)), b.powers);
+                set(w.top + index * max_rows, row, number(m));
             }
         } else if (has_profile && p.mask.data) {
             load(p.mask, row, b.first_class, b.classes, b.vectors, T(0), w.profile);
@@ -722,7 +738,7 @@ template <class T, bool Along> struct Kernel {
     }
 
     void row_factors(std::int64_t index, int row, Wide<T>& f1, Wide<T>& f2, Wide<T>& gu, Wide<T>& dq) {
-        const double *scale = w.scale + index * max_rows, *top = w.top + index * max_rows;
+        const double* top = w.top + index * max_rows;
         int begin = Along ? row : 0, end = Along ? row + 1 : lanes;
         alignas(64) T first[max_rows], second[max_rows], profile[max_rows], dense[max_rows];
         for (int r = begin; r < end; ++r) {
@@ -732,7 +748,7 @@ template <class T, bool Along> struct Kernel {
                 Chunk d = top[r] - group.statistics.maximum[r];
                 shift = exp_nonpositive(d).part[0][0];
             }
-            split(counts ? group.power_factor[r] * (p.has_softmax ? scale[r] : 1) * shift : 0, first[r], second[r]);
+            split(counts ? group.power_factor[r] * unscale * shift : 0, first[r], second[r]);
             profile[r] = T(counts ? group.profile_factor[r] : 0);
             dense[r] = T(counts ? group.dense_factor[r] : 0);
         }
@@ -751,31 +767,28 @@ template <class T, bool Along> struct Kernel {
         double *weights = group.weights(p.entries), *logits = group.logits(p.entries);
         for (int r = begin; r < end; ++r) {
             if (group.skipped[r]) continue;
-            bool unique = s.ties[r] == 1 && p.has_softmax;
+            bool unique = s.ties[r] == 1 && s.others[r] < 1 && p.has_softmax;  // p > 1/2
             auto slope = [&](std::int64_t at) { return b.slope ? double(b.slope[at]) : 1.0; };
-            auto at_top = [&](std::int64_t j, std::int64_t at) {
+            auto slope_at = [&](int row, std::int64_t k, std::int64_t at) { return reads_labels_only() ? group.slopes(p.entries)[row * p.entries + k] : slope(at); };
+            // Where q is a good part of s; elsewhere a p - q has nothing to cancel.
+            auto correct_top = [&](std::int64_t j, std::int64_t at) {
                 double q = 0;
                 for (std::int64_t k = 0; k < p.entries; ++k)
                     if (indices[r * p.entries + k] == j + b.first_class) q += weights[r * p.entries + k];
                 if (has_profile) q += group.weight_factor[r] * double(!Along && b.profile.by_class ? b.profile.by_class[j] : b.profile.tile[at]);
                 if (b.dense) q += p.dense_scale * double(b.dense[at]);
-                return group.upstream[r] * slope(at) * (group.residue[r] + (group.mass[r] - q));
+                if (q > 0.25 * group.mass[r]) to[at] = T(group.upstream[r] * slope(at) * (group.residue[r] + (group.mass[r] - q)));
             };
-            if (finds_top() && unique) {
-                std::int64_t j = s.prediction[r] - b.first_class;
-                if (j >= 0 && j < b.classes) {
-                    std::int64_t at = Along ? j : j * lanes + r;
-                    to[at] = T(at_top(j, at));
-                }
-            }
+            std::int64_t top = unique && finds_top() ? s.prediction[r] - b.first_class : -1;
             for (std::int64_t k = 0; k < p.entries; ++k) {
                 std::int64_t j = indices[r * p.entries + k] - b.first_class;
                 if (j < 0 || j >= b.classes) continue;
                 std::int64_t at = Along ? j : j * lanes + r;
                 double weight = weights[r * p.entries + k];
-                if (unique && logits[r * p.entries + k] == 0) to[at] = T(at_top(j, at));
-                else if (weight != 0) to[at] = T(to[at] - group.upstream[r] * slope(at) * weight);
+                if (unique && logits[r * p.entries + k] == 0) top = j;
+                if (weight != 0) to[at] = T(to[at] - group.upstream[r] * slope_at(r, k, at) * weight);
             }
+            if (top >= 0 && top < b.classes) correct_top(top, Along ? top : top * lanes + r);
         }
     }
 
@@ -844,13 +857,10 @@ template <class T, bool Along> struct Kernel {
 
 // ---- entry points ---------------------------------------------------------------------------------------------------------
 
-// Rows along: long rows whose classes stand together (or lie anyhow, when no neighbouring rows do either).
+// By the layout alone, never by the number of rows: a row has the same bits in any company.
 bool goes_along(const Problem& p) {
-    std::int64_t size = p.logits.dtype == DType::float64 ? 8 : p.logits.dtype == DType::float32 ? 4 : 2;
-    bool classes_together = p.logits.class_stride == size || p.classes == 1;
-    if (p.rows < 8) return true;
     if (p.classes <= 32) return false;
-    return classes_together || (p.inner > 1 && p.inner < 8);
+    return p.inner == 1 || std::abs(p.logits.class_stride) <= std::abs(p.logits.inner_stride);
 }
 template <class Body> auto dispatch(const Problem& p, Body body) {
     bool wide = p.logits.dtype == DType::float64 || needs_transform(p);
@@ -895,8 +905,9 @@ void merge_parts(const Problem& p, std::int64_t group, std::int64_t parts, void*
         Kernel<T, Along> kernel(p, group, nullptr, group_memory);
         if (parts == 0) return kernel.start();
         auto* states = static_cast<Statistics*>(part_memory);
-        kernel.group.statistics = states[0];
-        for (std::int64_t part = 1; part < parts; ++part) kernel.merge(kernel.group.statistics, states[part]);
+        typename Kernel<T, Along>::MergeTree tree{kernel};
+        for (std::int64_t part = 0; part < parts; ++part) tree.incoming = states[part], tree.add();
+        tree.result(kernel.group.statistics);
         kernel.finish();
     });
 }

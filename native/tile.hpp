@@ -214,10 +214,17 @@ template <class T, bool Along> INLINE auto count(typename Wide<T>::Integer n) {
     else return convert<double>(n);
 }
 
-// sum e^z over all but the maxima, scaled, and how many maxima there are; the powers themselves go to `powers`.
+// The power as the gradient wants it: e^(z - m) 2^headroom, exactly 2^headroom at the maximum. `rest` is e^(reference - m).
+template <class T> INLINE Wide<T> relative_power(Wide<T> power, typename Wide<T>::Integer is_top, Wide<T> rest) {
+    constexpr T one = sizeof(T) == 4 ? T(0x1p40) : T(0x1p200);
+    static_assert(Exp<T>::headroom == (sizeof(T) == 4 ? 40 : 200));
+    return select(is_top, Wide<T>(one), power * rest);
+}
+
+// sum e^z over all but the maxima, scaled, and how many maxima there are; the powers go to `powers` where they are kept.
 // `reference` and `scale` as vector_math wants them; z - reference is exact where it matters.
 template <class T, bool Along, class Total>
-INLINE void tile_exp(const Tile<T>& z, Wide<T> m, Wide<T> reference, const Scale<T, width<T>>& scale, T* powers, bool keep,
+INLINE void tile_exp(const Tile<T>& z, Wide<T> m, Wide<T> reference, const Scale<T, width<T>>& scale, Wide<T> rest, T* powers,
                      const char* next, Total& others, Total& ties) {
     using Integer = typename Wide<T>::Integer;
     Sum<T, Along> total;
@@ -227,13 +234,20 @@ INLINE void tile_exp(const Tile<T>& z, Wide<T> m, Wide<T> reference, const Scale
         // The next block comes from memory while this one is computed.
         if (next) for (int line = 0; line < int(sizeof x) / 64; ++line) __builtin_prefetch(next + i * sizeof x + line * 64);
         Wide<T> power = exp_scaled(x - reference, scale);
-        if (keep) power.store(powers + i * width<T>);
         Integer is_top = x == m;
+        if (powers) relative_power<T>(power, is_top, rest).store(powers + i * width<T>);
         top = top - is_top;
         total.add(select(is_top, Wide<T>(T(0)), power));
     }
     others = total.result();
     ties = count<T, Along>(top);
+}
+template <class T>
+INLINE void tile_powers(const Tile<T>& z, Wide<T> m, Wide<T> reference, const Scale<T, width<T>>& scale, Wide<T> rest, T* powers) {
+    for (std::int64_t i = 0; i < z.vectors; ++i) {
+        Wide<T> x = z[i];
+        relative_power<T>(exp_scaled(x - reference, scale), x == m, rest).store(powers + i * width<T>);
+    }
 }
 
 // sum w (z - m), where w = 0 wins over an infinite z.
@@ -246,11 +260,16 @@ template <class T, bool Along> INLINE auto tile_weighted(const Tile<T>& z, Wide<
     return total.result();
 }
 template <class T, bool Along> INLINE auto tile_mass(std::int64_t vectors, const Weights<T, Along>& w) {
-    Wide<T> first = w[0];
-    auto total = convert<double>(first);
-    for (std::int64_t i = 1; i < vectors; ++i) total = total + convert<double>(w[i]);
-    if constexpr (Along) return sum(total);
-    else return total;
+    if constexpr (sizeof(T) == 8) {
+        Sum<T, Along> total;
+        for (std::int64_t i = 0; i < vectors; ++i) total.add(w[i]);
+        return total.result();
+    } else {  // exact but for double's own rounding: losses and denominators multiply it
+        Lanes<double, width<T>> total = 0.0;
+        for (std::int64_t i = 0; i < vectors; ++i) total = total + convert<double>(w[i]);
+        if constexpr (Along) return sum(total);
+        else return total;
+    }
 }
 
 // g = slope (f2 (f1 e) - gu u - dq t): a p - q with everything per row in the factors.
