@@ -112,7 +112,7 @@ void rows(const Array& logits, bool is_bfloat16, bool has_softmax, bool are_prob
     p.allowed = result("allowed");
     p.dense_sum = result("dense");
     p.dense_mass = result("dense_mass");
-    p.target_mass = result("target_sum");
+    p.target_sum_found = result("target_sum");
     p.entropy_sum = result("entropy_sum");
     if (results.contains("prediction"))
         p.prediction = per_row<std::int64_t>(std::optional<Output>(nb::cast<Output>(results["prediction"])));

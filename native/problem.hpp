@@ -54,7 +54,7 @@ struct Problem {
 
     // Results; absent ones are not computed. With `given`, maximum, ties, others and the masses are inputs.
     bool given = false;
-    PerRow<double> loss, maximum, ties, others, target_logit, profile, profile_mass, allowed, dense_sum, dense_mass, target_mass, entropy_sum;
+    PerRow<double> loss, maximum, ties, others, target_logit, profile, profile_mass, allowed, dense_sum, dense_mass, target_sum_found, entropy_sum;
     PerRow<std::int64_t> prediction;
     Matrix gradient;
 
@@ -63,19 +63,19 @@ struct Problem {
 
 // How a problem is cut into pieces; the same for every number of threads, so that the bits are too.
 struct Plan {
-    std::int64_t groups = 0;          // of neighbouring rows
-    std::int64_t parts = 1;           // of the classes of one group
-    std::int64_t group_elements = 0;  // work in one group
+    std::int64_t groups = 0;  // of neighbouring rows
+    std::int64_t parts = 1;   // of the classes of one group
     std::int64_t workspace_bytes = 0, group_bytes = 0, part_bytes = 0;
 };
 
 // One per instruction set (row_kernels.cpp, compiled once for each). Memory comes from the caller, aligned to 64 bytes.
 struct RowKernel {
     Plan (*plan)(const Problem&);
-    // A group whose classes are one part: statistics, loss and gradient while the rows are in cache.
-    void (*whole)(const Problem&, std::int64_t group, void* workspace, void* group_memory);
-    // The same in three steps, for classes in several parts: each part's statistics, their merger, each part's gradient.
+    // Groups whose classes are one part: statistics, loss and gradient while the rows are in cache.
+    void (*whole)(const Problem&, std::int64_t first_group, std::int64_t end, void* workspace, void* group_memory);
+    // The same in steps, for classes in several parts.
+    void (*start)(const Problem&, std::int64_t group, void* workspace, void* group_memory);
     void (*part_statistics)(const Problem&, std::int64_t group, std::int64_t part, void* workspace, void* group_memory, void* part_memory);
-    void (*merge)(const Problem&, std::int64_t group, std::int64_t parts, void* group_memory, void* part_memory);
+    void (*finish)(const Problem&, std::int64_t group, std::int64_t parts, void* workspace, void* group_memory, void* part_memory);
     void (*part_gradient)(const Problem&, std::int64_t group, std::int64_t part, void* workspace, void* group_memory);
 };

@@ -57,43 +57,37 @@ void compute_rows(const Problem& p, const std::string& instruction_set) {
     const RowKernel& kernel = *choose(instruction_set).rows;
     if (p.rows == 0) return;
     Plan plan = kernel.plan(p);
-    std::int64_t pieces = plan.groups * plan.parts;
-    int workers = int(std::min<std::int64_t>({std::max(1, p.threads), std::max<std::int64_t>(1, p.rows * p.classes / grain), pieces}));
+    int workers = int(std::min<std::int64_t>({std::max(1, p.threads), std::max<std::int64_t>(1, p.rows * p.classes / grain), plan.groups * plan.parts}));
     std::int64_t workspace_bytes = aligned(plan.workspace_bytes), group_bytes = aligned(plan.group_bytes), part_bytes = aligned(plan.part_bytes);
     Memory workspaces = allocate(workers * workspace_bytes);
     auto workspace = [&](int worker) { return workspaces.get() + worker * workspace_bytes; };
 
+    if (plan.parts == 1) {
+        Memory groups = allocate(workers * group_bytes);
+        // Several groups at a time, for the sake of the call; still many pieces per thread.
+        std::int64_t step = std::max<std::int64_t>(1, std::min<std::int64_t>(64, plan.groups / (workers * 16)));
+        parallel_for((plan.groups + step - 1) / step, workers, [&](std::int64_t i, int worker) {
+            kernel.whole(p, i * step, std::min(plan.groups, (i + 1) * step), workspace(worker), groups.get() + worker * group_bytes);
+        });
+        return;
+    }
+    // A group's steps, each over its parts by `for_parts`.
+    auto steps = [&](std::int64_t g, char* group, char* states, int worker, auto for_parts) {
+        kernel.start(p, g, workspace(worker), group);
+        if (!p.given)
+            for_parts(plan.parts, [&](std::int64_t i, int who) { kernel.part_statistics(p, g, i, workspace(who), group, states + i * part_bytes); });
+        kernel.finish(p, g, p.given ? 0 : plan.parts, workspace(worker), group, states);
+        if (p.gradient.data) for_parts(plan.parts, [&](std::int64_t i, int who) { kernel.part_gradient(p, g, i, workspace(who), group); });
+    };
     if (plan.groups >= 2 * workers) {  // enough groups: each stays on one thread and in its cache
         Memory groups = allocate(workers * group_bytes), parts = allocate(workers * plan.parts * part_bytes);
         parallel_for(plan.groups, workers, [&](std::int64_t g, int worker) {
-            char* group = groups.get() + worker * group_bytes;
-            if (plan.parts == 1) return kernel.whole(p, g, workspace(worker), group);
-            char* states = parts.get() + worker * plan.parts * part_bytes;
-            kernel.merge(p, g, 0, group, states);
-            if (!p.given)
-                for (std::int64_t i = 0; i < plan.parts; ++i) kernel.part_statistics(p, g, i, workspace(worker), group, states + i * part_bytes);
-            kernel.merge(p, g, plan.parts, group, states);
-            for (std::int64_t i = 0; i < plan.parts; ++i) kernel.part_gradient(p, g, i, workspace(worker), group);
+            steps(g, groups.get() + worker * group_bytes, parts.get() + worker * plan.parts * part_bytes, worker,
+                  [&](std::int64_t count, auto body) { for (std::int64_t i = 0; i < count; ++i) body(i, worker); });
         });
-        return;
+    } else {  // few groups: the parts of each spread over the threads
+        Memory group = allocate(group_bytes), parts = allocate(plan.parts * part_bytes);
+        for (std::int64_t g = 0; g < plan.groups; ++g)
+            steps(g, group.get(), parts.get(), 0, [&](std::int64_t count, auto body) { parallel_for(count, workers, body); });
     }
-    // Few groups: the parts of their classes spread over the threads.
-    Memory groups = allocate(plan.groups * group_bytes), parts = allocate(pieces * part_bytes);
-    auto group = [&](std::int64_t g) { return groups.get() + g * group_bytes; };
-    auto states = [&](std::int64_t g) { return parts.get() + g * plan.parts * part_bytes; };
-    if (plan.parts == 1) {
-        parallel_for(plan.groups, workers, [&](std::int64_t g, int worker) { kernel.whole(p, g, workspace(worker), group(g)); });
-        return;
-    }
-    for (std::int64_t g = 0; g < plan.groups; ++g) kernel.merge(p, g, 0, group(g), nullptr);
-    if (!p.given)
-        parallel_for(pieces, workers, [&](std::int64_t i, int worker) {
-            std::int64_t g = i / plan.parts, part = i % plan.parts;
-            kernel.part_statistics(p, g, part, workspace(worker), group(g), states(g) + part * part_bytes);
-        });
-    for (std::int64_t g = 0; g < plan.groups; ++g) kernel.merge(p, g, plan.parts, group(g), states(g));
-    if (p.gradient.data)
-        parallel_for(pieces, workers, [&](std::int64_t i, int worker) {
-            kernel.part_gradient(p, i / plan.parts, i % plan.parts, workspace(worker), group(i / plan.parts));
-        });
 }
