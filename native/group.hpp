@@ -15,7 +15,8 @@ constexpr int max_rows = 32;
 constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
-using Chunk = Lanes<double, 8>;  // per-row numbers go eight rows at a time
+constexpr int chunk_rows = 16;  // per-row numbers go so many rows at a time
+using Chunk = Lanes<double, chunk_rows>;
 using Numbers = double[max_rows];
 
 // What is kept of each row for some of its classes: row_loss.RowStatistics.
@@ -57,7 +58,8 @@ struct RowGroup {
 
     // Which rows count, their labels and weights.
     void start() {
-        for (int r = 0; r < max_rows; ++r) group.skipped[r] = r < rows && p.valid && !p.valid(first_row + r);
+        std::fill(group.skipped, group.skipped + max_rows, false);
+        for (int r = 0; r < rows && p.valid; ++r) group.skipped[r] = !p.valid(first_row + r);
         if (p.entries) {
             switch (p.indices.dtype) {
                 case DType::int64: read_labels<std::int64_t>(); break;
@@ -69,10 +71,11 @@ struct RowGroup {
                 case DType::uint16: read_labels<std::uint16_t>(); break;
                 default: read_labels<std::uint8_t>(); break;
             }
+            read_weights();
             double* logits = group.logits(p.entries);
-            for (std::int64_t i = 0; i < rows * p.entries; ++i) logits[i] = undefined;  // until the class is found
+            std::fill(logits, logits + max_rows * p.entries, undefined);  // until the class is found
         }
-        group.skips_some = std::any_of(group.skipped, group.skipped + rows, [](bool skipped) { return skipped; });
+        group.skips_some = (p.valid || p.ignores_label) && std::find(group.skipped, group.skipped + rows, true) != group.skipped + rows;
         // Rows that are skipped or absent stand for z = (0): nothing overflows where the whole vector is computed.
         Statistics& s = group.statistics;
         for (int r = 0; r < max_rows; ++r) s.maximum[r] = 0, s.ties[r] = 1, s.others[r] = 0;
@@ -80,45 +83,55 @@ struct RowGroup {
 
     template <class Label> void read_labels() {
         std::int64_t* indices = group.indices(p.entries);
-        double* weights = group.weights(p.entries);
         const char* from = p.indices.data + first_row * p.indices.outer_stride;
+        auto label = [&](int r, std::int64_t k) {
+            return std::int64_t(*reinterpret_cast<const Label*>(from + r * p.indices.outer_stride + k * p.indices.class_stride));
+        };
+        if (p.entries == 1) {
+            for (int r = 0; r < rows; ++r) indices[r] = label(r, 0);
+            for (int r = 0; r < rows && p.ignores_label; ++r) group.skipped[r] |= indices[r] == p.ignored_label;
+            return;
+        }
         for (int r = 0; r < rows; ++r)
-            for (std::int64_t k = 0; k < p.entries; ++k) {
-                std::int64_t j = std::int64_t(*reinterpret_cast<const Label*>(from + r * p.indices.outer_stride + k * p.indices.class_stride));
-                indices[r * p.entries + k] = j;
-                group.skipped[r] |= p.ignores_label && j == p.ignored_label;
-            }
-        for (int r = 0; r < rows; ++r)
-            for (std::int64_t k = 0; k < p.entries; ++k) weights[r * p.entries + k] = p.index_weight ? p.index_weight(first_row + r, k) : 1;
-        if (p.weigh_indices)
-            for (std::int64_t i = 0; i < rows * p.entries; ++i)
-                weights[i] *= indices[i] >= 0 && indices[i] < p.classes ? p.class_weight[indices[i]] : 0;
+            for (std::int64_t k = 0; k < p.entries; ++k) indices[r * p.entries + k] = label(r, k);
+    }
+
+    void read_weights() {
+        const std::int64_t* indices = group.indices(p.entries);
+        double* weights = group.weights(p.entries);
+        bool same = !p.index_weight || (p.index_weight.row_stride == 0 && p.index_weight.entry_stride == 0);
+        std::fill(weights, weights + max_rows * p.entries, p.index_weight ? p.index_weight(0) : 1);
+        for (int r = 0; r < rows && !same; ++r)
+            for (std::int64_t k = 0; k < p.entries; ++k) weights[r * p.entries + k] = p.index_weight(first_row + r, k);
+        for (std::int64_t i = 0; i < rows * p.entries && p.weigh_indices; ++i)
+            weights[i] *= indices[i] >= 0 && indices[i] < p.classes ? p.class_weight[indices[i]] : 0;
     }
 
     // Statistics of disjoint classes: row_loss.merge.
     void merge(Statistics& a, const Statistics& b) const {
+        using Few = Lanes<double, 8>;  // mostly there is one row
         for (int r = 0; r < rows; r += 8) {
-            auto get = [r](const double* from) { return Chunk::load(from + r); };
-            Chunk ma = get(a.maximum), mb = get(b.maximum), m = larger(ma, mb), zero = 0.0;
+            auto get = [r](const double* from) { return Few::load(from + r); };
+            Few ma = get(a.maximum), mb = get(b.maximum), m = larger(ma, mb), zero = 0.0;
             auto a_wins = mb <= ma, tie = ma == mb, a_empty = ma == -infinity, b_empty = mb == -infinity;
-            Chunk shift_a = select(a_empty, zero, exp_difference(ma, m)), shift_b = select(b_empty, zero, exp_difference(mb, m));
-            Chunk na = get(a.ties), nb = get(b.ties), sa = get(a.others), sb = get(b.others);
+            Few shift_a = select(a_empty, zero, exp_difference(ma, m)), shift_b = select(b_empty, zero, exp_difference(mb, m));
+            Few na = get(a.ties), nb = get(b.ties), sa = get(a.others), sb = get(b.others);
             // The losing block's maxima join its sum.
-            Chunk losing_a = select(a_empty, zero, (na + sa) * shift_a), losing_b = select(b_empty, zero, (nb + sb) * shift_b);
+            Few losing_a = select(a_empty, zero, (na + sa) * shift_a), losing_b = select(b_empty, zero, (nb + sb) * shift_b);
             select(tie, na + nb, select(a_wins, na, nb)).store(a.ties + r);
             select(tie, sa + sb, select(a_wins, sa + losing_b, sb + losing_a)).store(a.others + r);
             m.store(a.maximum + r);
             if (p.entropy_sum) {
                 // sum e^(z - m) (z - m): both factors shift.
-                auto moved = [&](Chunk e, Chunk n, Chunk s, Chunk top, Chunk shift) {
+                auto moved = [&](Few e, Few n, Few s, Few top, Few shift) {
                     return select(top == -infinity, zero, shift * (e + (n + s) * select(top == m, zero, top - m)));
                 };
                 (moved(get(a.entropy_sum), na, sa, ma, shift_a) + moved(get(b.entropy_sum), nb, sb, mb, shift_b)).store(a.entropy_sum + r);
             }
             auto shifted = [&](double* to, const double* mass_a, const double* other, const double* mass_b) {
-                auto moved = [&](Chunk value, Chunk mass, Chunk top) {
-                    Chunk from = select(top == -infinity, zero, top);  // of -inf alone, sums are relative to 0
-                    Chunk by = select(m == -infinity, zero, from - m);
+                auto moved = [&](Few value, Few mass, Few top) {
+                    Few from = select(top == -infinity, zero, top);  // of -inf alone, sums are relative to 0
+                    Few by = select(m == -infinity, zero, from - m);
                     return select(mass == 0.0, value, value + mass * by);
                 };
                 (moved(get(to), get(mass_a), ma) + moved(get(other), get(mass_b), mb)).store(to + r);
@@ -169,9 +182,9 @@ struct RowGroup {
         Statistics& s = group.statistics;
         if (p.given) take_given();
         Numbers label_mass, label_sum;
-        if (p.entries) label_sums(label_mass, label_sum);
+        if (p.entries > 1) label_sums(label_mass, label_sum);
         double temperature = has_slope() && transforms() ? 1 : p.temperature;
-        for (int r = 0; r < rows; r += 8) {
+        for (int r = 0; r < rows; r += chunk_rows) {
             auto get = [r](const double* from) { return Chunk::load(from + r); };
             Chunk m = get(s.maximum), n = get(s.ties), S = get(s.others), zero = 0.0;
             // log n + log1p(S / n) as log1p of all but one maximum.
@@ -179,13 +192,21 @@ struct RowGroup {
             auto defined = (larger(m, -m) < infinity) & (S == S);
             Chunk mass = zero, g = zero, loss = zero;
             if (p.entries) {
-                mass = get(label_mass);
-                loss = -get(label_sum);
+                if (p.entries == 1) {
+                    Chunk b = get(group.weights(1)), relative = get(group.logits(1));
+                    if (!p.given) relative = relative - m;
+                    relative.store(group.logits(1) + r);
+                    mass = b;
+                    loss = -select((b == 0.0) & (relative == relative), zero, b * relative);
+                } else {
+                    mass = get(label_mass);
+                    loss = -get(label_sum);
+                }
                 defined = defined & (loss == loss);
             }
             if (has_profile()) {
                 Numbers spread;
-                for (int i = r; i < r + 8; ++i) spread[i] = has_dense() ? s.target_sum[i] : p.target_sum && i < rows ? p.target_sum(first_row + i) : 1;
+                for (int i = r; i < r + chunk_rows; ++i) spread[i] = has_dense() ? s.target_sum[i] : p.target_sum && i < rows ? p.target_sum(first_row + i) : 1;
                 Chunk P = get(s.profile);
                 g = get(spread) * p.smoothing / get(s.allowed);
                 mass = mass + g * get(s.profile_mass);
@@ -205,9 +226,13 @@ struct RowGroup {
             select(S == S, m, undefined).store(s.maximum + r);
             if (!p.gradient.data) continue;
 
-            Numbers factor;
-            for (int i = r; i < r + 8; ++i) factor[i] = i < rows ? p.upstream(first_row + i) / temperature : 0;
-            Chunk upstream = select(defined, get(factor), undefined);
+            Chunk factor = p.upstream(first_row);
+            if (p.upstream.row_stride != 0) {
+                Numbers each;
+                for (int i = r; i < r + chunk_rows; ++i) each[i] = i < rows ? p.upstream(first_row + i) : 0;
+                factor = get(each);
+            }
+            Chunk upstream = select(defined, factor / temperature, undefined);
             Chunk spread = p.z_loss == 0 ? zero : lse * (2 * p.z_loss);
             Chunk a = p.has_softmax ? mass + spread : zero;
             upstream.store(group.upstream + r);
@@ -237,14 +262,15 @@ struct RowGroup {
             label_mass[r] = mass;
             label_sum[r] = dot;
         }
-        for (int r = rows; r < (rows + 7) / 8 * 8; ++r) label_mass[r] = label_sum[r] = 0;
+        std::fill(label_mass + rows, label_mass + max_rows, 0.0);
+        std::fill(label_sum + rows, label_sum + max_rows, 0.0);
     }
 
-    // Eight rows' b f(l), and b f'(l), which takes the weight's place in the gradient: row_loss.focal and focal_slope.
+    // b f(l), and b f'(l), which takes the weight's place in the gradient: row_loss.focal and focal_slope.
     void focal(int first, Chunk log_sum, Chunk& loss, Chunk& mass) {
-        alignas(64) double value[8] = {}, slope[8] = {}, L[8];
+        alignas(64) double value[chunk_rows] = {}, slope[chunk_rows] = {}, L[chunk_rows];
         log_sum.store(L);
-        for (int i = 0; i < 8 && first + i < rows; ++i) {
+        for (int i = 0; i < chunk_rows && first + i < rows; ++i) {
             double& b = group.weights(1)[first + i];
             double l = L[i] - group.logits(1)[first + i];
             double chance = -std::expm1(-l), power = std::pow(chance, p.focal_gamma);

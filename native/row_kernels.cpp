@@ -401,9 +401,9 @@ template <class T, bool Along> struct Kernel : RowGroup {
                 read(row_start(p.logits, r) + indices[i] * p.logits.class_stride, 0, 1, logits + i);
         }
         if (!p.are_probabilities) return;
-        for (std::int64_t i = 0; i < rows * p.entries; i += 8) {
-            std::int64_t bytes = std::min<std::int64_t>(8, rows * p.entries - i) * sizeof(double);
-            alignas(64) double part[8] = {};
+        for (std::int64_t i = 0; i < rows * p.entries; i += chunk_rows) {
+            std::int64_t bytes = std::min<std::int64_t>(chunk_rows, rows * p.entries - i) * sizeof(double);
+            alignas(64) double part[chunk_rows] = {};
             std::memcpy(part, logits + i, bytes);
             Chunk x = Chunk::load(part);
             log(x).store(part);
