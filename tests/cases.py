@@ -6,13 +6,14 @@ share one run of the oracle. Full-length numbers are in test_exactness.py.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import combinations
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import reference
+from tolerances import GRADIENT, gradient_bound
 
 ROWS, CLASSES = 6, 5
 DTYPES = {
@@ -155,12 +156,21 @@ def binary_soft(rng: np.random.Generator) -> np.ndarray:
 
 
 BINARY_TARGETS = {"hard": binary_hard, "soft": binary_soft}
+HARD_TARGETS = {"labels", "hard"}
+
+
+def targets_of(function: str) -> dict[str, Callable[[np.random.Generator], Any]]:
+    return BINARY_TARGETS if function == "binary_cross_entropy" else TARGETS
+
+
+def options_of(function: str) -> list[Option]:
+    return BINARY_OPTIONS if function == "binary_cross_entropy" else OPTIONS
 
 
 # -- problems ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """One call of `function`, the same for every dtype and library, with its oracle."""
 
@@ -180,22 +190,33 @@ class Problem:
 
         return cast(self.logits), cast(self.target), {name: cast(value) for name, value in self.options.items()}
 
-    @property
+    @cached_property
     def exact(self) -> reference.Losses:
-        return exact_losses(self)
+        """One run of the oracle for all dtypes and libraries."""
+        oracle = getattr(reference, self.function)
+        return oracle(self.logits, self.target, **self.options)
 
-    def __hash__(self) -> int:
-        return id(self)
+    @cached_property
+    def vector(self) -> np.ndarray:
+        """What the Hessian is multiplied with."""
+        return short_normal(np.random.default_rng(1), self.logits.shape)
 
-    def __eq__(self, other: object) -> bool:
-        return self is other
+    @cached_property
+    def exact_hvp(self) -> tuple[np.ndarray, np.ndarray]:
+        """The Hessian-vector product and its scale."""
+        return self.exact.hvp(self.vector), self.exact.hvp_scale(self.vector)
 
-
-@cache
-def exact_losses(problem: Problem) -> reference.Losses:
-    """One run of the oracle for all dtypes and libraries."""
-    oracle = getattr(reference, problem.function)
-    return oracle(problem.logits, problem.target, **problem.options)
+    @cached_property
+    def gradient_bound(self) -> np.ndarray:
+        """In ulp, for every entry: from the transformed logits on."""
+        if self.options.get("inputs", "logits") != "logits":
+            return np.full(self.logits.shape, float(GRADIENT))
+        if self.function == "binary_cross_entropy":
+            return GRADIENT + np.abs(self.logits)
+        z = self.logits / self.options.get("temperature", 1.0) + self.options.get("class_bias", 0.0)
+        cap = self.options.get("softcap")
+        z = z if cap is None else cap * np.tanh(z / cap)
+        return gradient_bound(np.where(self.options.get("class_mask", True), z, -np.inf))
 
 
 def inputs_for(options: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
@@ -210,11 +231,10 @@ def inputs_for(options: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
 @cache
 def problem(function: str, target: str, names: tuple[str, ...]) -> Problem:
     """The problem of these options (by name) and this kind of target; seeded by what it is, not by its place."""
-    is_binary = function == "binary_cross_entropy"
-    table = {option.name: option for option in (BINARY_OPTIONS if is_binary else OPTIONS)}
+    table = {option.name: option for option in options_of(function)}
     rng = np.random.default_rng(list(" ".join((function, target, *names)).encode()))
-    made = (BINARY_TARGETS if is_binary else TARGETS)[target](rng)
-    dense = np.asarray(made) if is_binary else dense_of(made)
+    made = targets_of(function)[target](rng)
+    dense = np.asarray(made) if function == "binary_cross_entropy" else dense_of(made)
     options: dict[str, Any] = {}
     for name in names:
         options |= table[name].arguments(rng, dense)
@@ -228,26 +248,22 @@ def dense_of(target: Any) -> np.ndarray:
 
 def combinations_of(function: str, size: int) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Every set of `size` options that have a joint meaning, with each kind of target it has a meaning for."""
-    is_binary = function == "binary_cross_entropy"
-    hard = {"hard"} if is_binary else {"labels"}
-    for chosen in combinations(BINARY_OPTIONS if is_binary else OPTIONS, size):
+    for chosen in combinations(options_of(function), size):
         if all(goes_with(a, b) for a, b in combinations(chosen, 2)):
-            for target in BINARY_TARGETS if is_binary else TARGETS:
-                if target in hard or not any(option.needs_hard_target for option in chosen):
+            for target in targets_of(function):
+                if target in HARD_TARGETS or not any(option.needs_hard_target for option in chosen):
                     yield target, tuple(option.name for option in chosen)
 
 
 def full_combinations(function: str, count: int) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Random sets of as many options as have a joint meaning."""
-    is_binary = function == "binary_cross_entropy"
-    table = BINARY_OPTIONS if is_binary else OPTIONS
+    table = options_of(function)
     rng = np.random.default_rng(20)
     for _ in range(count):
         chosen: list[Option] = []
         for i in rng.permutation(len(table)):
             if all(goes_with(table[i], other) for other in chosen):
                 chosen.append(table[i])
-        kinds = sorted(BINARY_TARGETS if is_binary else TARGETS)
-        if any(option.needs_hard_target for option in chosen):
-            kinds = ["hard" if is_binary else "labels"]
+        needs_hard = any(option.needs_hard_target for option in chosen)
+        kinds = [target for target in targets_of(function) if target in HARD_TARGETS or not needs_hard]
         yield str(rng.choice(kinds)), tuple(option.name for option in chosen)

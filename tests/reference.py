@@ -214,6 +214,16 @@ class SoftmaxRow:
         return abs(max(z)) + (log_sum_exp(z) - max(z))
 
     @cached_property
+    def transform_size(self) -> mpf:
+        """How large the numbers are that the transform rounds; 0 where the logits go in as they are."""
+        if self.softcap is None and self.class_bias is None and self.temperature == 1:
+            return mpf(0)
+        bias = self.class_bias if self.class_bias is not None else [mpf(0)] * len(self.x)
+        parts = zip(away_from_infinity(self.x), bias, self.allowed, strict=True)
+        finite = [abs(v / self.temperature) + abs(b) for v, b, ok in parts if ok and v > -(10**5)]
+        return max(finite, default=mpf(0))
+
+    @cached_property
     def slope(self) -> list[mpf]:
         """T'_j, the transform's derivative."""
         x = away_from_infinity(self.x)
@@ -291,6 +301,7 @@ class SigmoidRow:
     focal_gamma: mpf = field(default_factory=mpf)
 
     mass = mpf(1)
+    transform_size = mpf(0)
 
     def log_probs(self, x: mpf) -> tuple[mpf, mpf]:
         """log p and log(1 - p)."""
@@ -396,6 +407,22 @@ class Losses:
     def value_scale(self) -> Any:
         with self.precision():
             return self.reduced(self.per_row(lambda row: row.loss_scale))
+
+    @cached_property
+    def value_sensitivity(self) -> Any:
+        """What a relative error in the transformed logits is multiplied with; 0 without a transform."""
+        with self.precision():
+            return self.reduced(
+                self.per_row(lambda row: row.transform_size * row.a_and_q[0] if row.transform_size else mpf(0))
+            )
+
+    @cached_property
+    def gradient_sensitivity(self) -> np.ndarray:
+        """The same for the gradient, as a multiple of `gradient_scale` (or `hvp_scale`)."""
+        out = np.full((len(self.rows), self.classes), mpf(0), dtype=object)
+        for i, row, _ in self.valid:
+            out[i] = row.transform_size
+        return out
 
     @cached_property
     def gradient(self) -> np.ndarray:
