@@ -55,6 +55,6 @@ class NumPy:
 LIBRARIES = [NumPy()]
 
 
-@pytest.fixture(params=LIBRARIES, ids=lambda library: library.name)
+@pytest.fixture(scope="session", params=LIBRARIES, ids=lambda library: library.name)
 def library(request: pytest.FixtureRequest) -> NumPy:
     return request.param

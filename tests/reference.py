@@ -2,8 +2,7 @@
 
 Nothing here knows the library's canonical form, and no derivative is written down: a row's loss is a function
 `loss(x)` of its inputs at high precision, a gradient is its central difference, a Hessian-vector product the mixed
-one. What rounding may cost is told by the `_scale` attributes: the sums of the absolute values of the terms that make
-up a result, which is what `tolerances.py` measures an error against.
+one. `error_scales.py` says how large the terms are that make up a result.
 
 The rules that are definitions and not arithmetic:
 * the result at a logit -inf is the limit as that logit goes to -inf (so an infinite loss has a finite gradient);
@@ -14,7 +13,7 @@ The rules that are definitions and not arithmetic:
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import mpmath
@@ -29,7 +28,7 @@ STEP = mpf(10) ** -20
 # The smallest positive float64 is 5e-324: nothing below needs to be told from zero.
 SMALLEST_EXPONENT = 330
 
-Row = Sequence[mpf]
+Row = tuple[mpf, ...]
 
 
 def exact(value: Any) -> mpf:
@@ -44,13 +43,13 @@ def exact_array(values: Any) -> np.ndarray:
     return out
 
 
-def digits_for(values: Sequence[mpf]) -> int:
-    """Enough digits for exp(smallest - largest) to be seen beside 1: a loss of 1e-91 needs more than 91."""
+def digits_for(values: Sequence[mpf], power: mpf | int = 1) -> int:
+    """Enough digits for exp(smallest - largest)^power to be seen beside 1: a loss of 1e-91 needs more than 91."""
     finite = [v for v in values if mpmath.isfinite(v)]
     if not finite:
         return DIGITS
     span = max(max(finite) - min(finite), max(abs(v) for v in finite))
-    return DIGITS + min(int(span / mpf("2.3")), SMALLEST_EXPONENT)
+    return DIGITS + min(int(power * span / mpf("2.3")), SMALLEST_EXPONENT)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -59,19 +58,19 @@ def digits_for(values: Sequence[mpf]) -> int:
 
 
 def log_sum_exp(z: Row) -> mpf:
-    """log(sum_j exp(z_j)); equal logits are counted, so that 200,000 classes with few distinct values stay affordable."""
+    """log(sum_j exp(z_j)); equal logits are counted: 200,000 classes with few distinct values stay affordable."""
     return mp.log(sum(count * mp.exp(v) for v, count in Counter(z).items()))
 
 
-def softmax(z: Row) -> list[mpf]:
+def softmax(z: Row) -> Row:
     total = mp.exp(log_sum_exp(z))
     values = {v: mp.exp(v) / total for v in set(z)}
-    return [values[v] for v in z]
+    return tuple(values[v] for v in z)
 
 
-def log_softmax(z: Row) -> list[mpf]:
+def log_softmax(z: Row) -> Row:
     lse = log_sum_exp(z)
-    return [v - lse for v in z]
+    return tuple(v - lse for v in z)
 
 
 def sigmoid(x: mpf) -> mpf:
@@ -97,13 +96,15 @@ def kl_divergence(t: Row, p: Row) -> mpf:
     return mpmath.fsum(a * mp.log(a / b) for a, b in zip(t, p, strict=True) if a > 0)
 
 
-def plain_row(z: Row, label: int) -> tuple[mpf, list[mpf]]:
+def plain_row(z: Row, label: int) -> tuple[mpf, Row]:
     """Loss and gradient of softmax cross-entropy for a label: -log p_y and p - t, for the tests of exactness."""
     with mp.workdps(digits_for(z)):
-        lse = log_sum_exp(z)
-        gradient = softmax(z)
-        gradient[label] -= 1
-        return lse - z[label], gradient
+        # The label's own term leaves both formulas: a single class then gives 0 and not mpmath's last digit.
+        odds = Counter(z) - Counter([z[label]])
+        loss = mp.log1p(mpmath.fsum(count * mp.exp(v - z[label]) for v, count in odds.items()))
+        p = softmax(z)
+        others = mpmath.fsum(v for j, v in enumerate(p) if j != label)
+        return loss, tuple(-others if j == label else v for j, v in enumerate(p))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -111,29 +112,38 @@ def plain_row(z: Row, label: int) -> tuple[mpf, list[mpf]]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def away_from_infinity(x: Row) -> list[mpf]:
+def away_from_infinity(x: Row) -> Row:
     """Stand in for the limit at -inf: so far below the others that its probability is 0 at every precision used."""
     finite = [v for v in x if mpmath.isfinite(v)]
     floor = min(finite, default=mpf(0)) - 10**6
-    return [floor if v == -mp.inf else v for v in x]
+    return tuple(floor if v == -mp.inf else v for v in x)
 
 
-def moved(x: Row, j: int, step: mpf) -> list[mpf]:
-    return [v + step if k == j else v for k, v in enumerate(x)]
+def moved(x: Row, j: int, step: mpf) -> Row:
+    return (*x[:j], x[j] + step, *x[j + 1 :])
+
+
+def difference(forward: mpf, backward: mpf, size: mpf) -> mpf:
+    """forward - backward, and exactly 0 where that is nothing but the rounding of numbers of this size."""
+    result = forward - backward
+    return mpf(0) if abs(result) <= size * mpf(10) ** (14 - mp.dps) else result
 
 
 def derivative(function: Callable[[Row], mpf], x: Row, j: int) -> mpf:
-    return (function(moved(x, j, STEP)) - function(moved(x, j, -STEP))) / (2 * STEP)
+    forward, backward = function(moved(x, j, STEP)), function(moved(x, j, -STEP))
+    return difference(forward, backward, max(1, abs(forward))) / (2 * STEP)
 
 
-def gradient(function: Callable[[Row], mpf], x: Row) -> list[mpf]:
-    return [derivative(function, x, j) for j in range(len(x))]
+def gradient(function: Callable[[Row], mpf], x: Row) -> Row:
+    return tuple(derivative(function, x, j) for j in range(len(x)))
 
 
-def hessian_vector_product(function: Callable[[Row], mpf], x: Row, vector: Row) -> list[mpf]:
-    forward = [a + STEP * v for a, v in zip(x, vector, strict=True)]
-    backward = [a - STEP * v for a, v in zip(x, vector, strict=True)]
-    return [(derivative(function, forward, j) - derivative(function, backward, j)) / (2 * STEP) for j in range(len(x))]
+def hessian_vector_product(function: Callable[[Row], mpf], x: Row, vector: Row) -> Row:
+    forward = tuple(a + STEP * v for a, v in zip(x, vector, strict=True))
+    backward = tuple(a - STEP * v for a, v in zip(x, vector, strict=True))
+    size = max(1, abs(function(x))) / STEP
+    slopes = [(derivative(function, forward, j), derivative(function, backward, j)) for j in range(len(x))]
+    return tuple(difference(a, b, size) / (2 * STEP) for a, b in slopes)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -141,14 +151,43 @@ def hessian_vector_product(function: Callable[[Row], mpf], x: Row, vector: Row) 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+class DifferentiatedRow:
+    """Derivatives of a row's `loss` at its inputs `x`, each worked out once."""
+
+    x: Row
+    loss: Callable[[Row], mpf]
+
+    @cached_property
+    def value(self) -> mpf:
+        return self.loss(self.x)
+
+    @cached_property
+    def gradient(self) -> Row:
+        return gradient(self.loss, away_from_infinity(self.x))
+
+    def hvp(self, vector: Row) -> Row:
+        return shared_product(self, vector)
+
+
+@cache
+def shared_product(row: DifferentiatedRow, vector: Row) -> Row:
+    return hessian_vector_product(row.loss, away_from_infinity(row.x), vector)
+
+
+@cache
+def shared(row: DifferentiatedRow) -> DifferentiatedRow:
+    """Equal rows as one object, so that what one problem works out serves the next."""
+    return row
+
+
 @dataclass(frozen=True)
-class SoftmaxRow:
+class SoftmaxRow(DifferentiatedRow):
     """One valid row of `cross_entropy`: its inputs x, its target t as given, and the options that shape its loss."""
 
     x: Row
     t: Row
     class_weight: Row
-    allowed: Sequence[bool]
+    allowed: tuple[bool, ...]
     inputs: str = "logits"
     label_smoothing: mpf = field(default_factory=mpf)
     focal_gamma: mpf = field(default_factory=mpf)
@@ -157,27 +196,31 @@ class SoftmaxRow:
     temperature: mpf = field(default_factory=lambda: mpf(1))
     class_bias: Row | None = None
 
-    def transform(self, x: Row) -> list[mpf]:
-        bias = self.class_bias if self.class_bias is not None else [mpf(0)] * len(x)
-        z = [v / self.temperature + b for v, b in zip(x, bias, strict=True)]
-        if self.softcap is not None:
-            z = [self.softcap * mp.tanh(v / self.softcap) for v in z]
-        return [v if ok else -mp.inf for v, ok in zip(z, self.allowed, strict=True)]
+    def transform(self, x: Row) -> Row:
+        pairs = enumerate(zip(x, self.allowed, strict=True))
+        return tuple(self.transformed(v, j) if ok else -mp.inf for j, (v, ok) in pairs)
 
-    def log_probs(self, x: Row) -> list[mpf]:
+    def transformed(self, x: mpf, j: int) -> mpf:
+        """z_j of a class that the mask allows."""
+        z = x / self.temperature
+        if self.class_bias is not None:
+            z += self.class_bias[j]
+        return z if self.softcap is None else self.softcap * mp.tanh(z / self.softcap)
+
+    def log_probs(self, x: Row) -> Row:
         if self.inputs == "logits":
             return log_softmax(self.transform(x))
-        return [mp.log(v) for v in x] if self.inputs == "probs" else list(x)
+        return tuple(mp.log(v) for v in x) if self.inputs == "probs" else x
 
     @cached_property
-    def smoothed(self) -> list[mpf]:
+    def smoothed(self) -> Row:
         """What each class's -log p is multiplied with."""
         e, classes = self.label_smoothing, sum(self.allowed)
         mass = mpmath.fsum(self.t)
-        return [
+        return tuple(
             w * ((1 - e) * t + (e * mass / classes if ok else 0))
             for w, t, ok in zip(self.class_weight, self.t, self.allowed, strict=True)
-        ]
+        )
 
     @cached_property
     def mass(self) -> mpf:
@@ -185,112 +228,22 @@ class SoftmaxRow:
         return mpmath.fsum(w * t for w, t in zip(self.class_weight, self.t, strict=True))
 
     def loss(self, x: Row) -> mpf:
+        if not any(self.allowed) or any(mpmath.isnan(v) or (v == mp.inf and self.inputs == "logits") for v in x):
+            return mp.nan
         log_p = self.log_probs(x)
         terms = [cross_term(q, lp) for q, lp in zip(self.smoothed, log_p, strict=True)]
         if self.focal_gamma:
             terms = [
-                term * (1 - mp.exp(lp)) ** self.focal_gamma if term else term
+                term * max(mpf(0), 1 - mp.exp(lp)) ** self.focal_gamma if term else term
                 for term, lp in zip(terms, log_p, strict=True)
             ]
         if self.z_loss:
             terms.append(self.z_loss * log_sum_exp(self.transform(x)) ** 2)
         return mpmath.fsum(terms)
 
-    # What rounding is measured against -----------------------------------------------------------------------------
-
-    @cached_property
-    def loss_scale(self) -> mpf:
-        """Sum of the absolute terms of the loss. lse = max z + log-sum may cancel, so z-loss is scaled by both."""
-        terms = [abs(cross_term(q, lp)) for q, lp in zip(self.smoothed, self.log_probs(self.x), strict=True)]
-        if self.focal_gamma:
-            terms = [self.loss(self.x)]
-        if self.z_loss:
-            terms.append(self.z_loss * self.lse_scale**2)
-        return mpmath.fsum(terms)
-
-    @cached_property
-    def lse_scale(self) -> mpf:
-        z = self.transform(self.x)
-        return abs(max(z)) + (log_sum_exp(z) - max(z))
-
-    @cached_property
-    def transform_size(self) -> mpf:
-        """How large the numbers are that the transform rounds; 0 where the logits go in as they are."""
-        if self.softcap is None and self.class_bias is None and self.temperature == 1:
-            return mpf(0)
-        bias = self.class_bias if self.class_bias is not None else [mpf(0)] * len(self.x)
-        parts = zip(away_from_infinity(self.x), bias, self.allowed, strict=True)
-        finite = [abs(v / self.temperature) + abs(b) for v, b, ok in parts if ok and v > -(10**5)]
-        return max(finite, default=mpf(0))
-
-    @cached_property
-    def slope(self) -> list[mpf]:
-        """T'_j, the transform's derivative."""
-        x = away_from_infinity(self.x)
-        return [
-            derivative(lambda v, j=j: self.transform(v)[j], x, j) if ok else mpf(0) for j, ok in enumerate(self.allowed)
-        ]
-
-    @cached_property
-    def focal_slopes(self) -> tuple[mpf, mpf]:
-        """b f'(l) and b f''(l) of b f(l) = b l (1 - e^-l)^gamma: what stands for q and adds to the curvature."""
-        label = next(j for j, t in enumerate(self.t) if t)
-        log_p = log_softmax(self.transform(away_from_infinity(self.x))) if self.inputs == "logits" else None
-        loss = -log_p[label] if log_p else -self.log_probs(self.x)[label]
-
-        def focal(values: Row) -> mpf:
-            return values[0] * (1 - mp.exp(-values[0])) ** self.focal_gamma
-
-        first = derivative(focal, [loss], 0)
-        second = hessian_vector_product(focal, [loss], [mpf(1)])[0]
-        weight = self.class_weight[label]
-        return weight * first, weight * second
-
-    @cached_property
-    def a_and_q(self) -> tuple[mpf, list[mpf]]:
-        q = self.smoothed
-        if self.focal_gamma:
-            q = [self.focal_slopes[0] if t else mpf(0) for t in self.t]
-        a = mpmath.fsum(abs(v) for v in q)
-        return (a + 2 * self.z_loss * self.lse_scale if self.z_loss else a), q
-
-    @cached_property
-    def gradient_scale(self) -> list[mpf]:
-        """|T'_j| (|a p_j| + |q_j|) for logits; for inputs taken as they are, the gradient itself."""
-        if self.inputs != "logits":
-            return [abs(v) for v in gradient(self.loss, self.x)]
-        a, q = self.a_and_q
-        p = softmax(self.transform(self.x))
-        return [abs(s) * (a * pj + qj) for s, pj, qj in zip(self.slope, p, q, strict=True)]
-
-    def hvp_scale(self, vector: Row) -> list[mpf]:
-        """Sum of the absolute terms of T'' v (a p - q) + T' [a p (w - p.w) + 2 zeta p (p.w)] and focal's own."""
-        if self.inputs != "logits":
-            return [abs(v) for v in hessian_vector_product(self.loss, self.x, vector)]
-        a, q = self.a_and_q
-        p = softmax(self.transform(self.x))
-        x = away_from_infinity(self.x)
-        bend = [
-            hessian_vector_product(lambda v, j=j: self.transform(v)[j], x, moved([mpf(0)] * len(x), j, mpf(1)))[j]
-            if ok
-            else mpf(0)
-            for j, ok in enumerate(self.allowed)
-        ]
-        w = [abs(s * v) for s, v in zip(self.slope, vector, strict=True)]
-        pw = mpmath.fsum(pj * wj for pj, wj in zip(p, w, strict=True))
-        scale = []
-        for j in range(len(x)):
-            total = abs(bend[j] * vector[j]) * (a * p[j] + q[j])
-            total += abs(self.slope[j]) * (a * p[j] * (w[j] + pw) + 2 * self.z_loss * p[j] * pw)
-            if self.focal_gamma:
-                label = next(k for k, t in enumerate(self.t) if t)
-                total += abs(self.slope[j] * self.focal_slopes[1]) * (p[j] + self.t[j]) * (w[label] + pw)
-            scale.append(total)
-        return scale
-
 
 @dataclass(frozen=True)
-class SigmoidRow:
+class SigmoidRow(DifferentiatedRow):
     """One valid element of `binary_cross_entropy`: x of length 1, so that the same derivatives serve."""
 
     x: Row
@@ -301,7 +254,6 @@ class SigmoidRow:
     focal_gamma: mpf = field(default_factory=mpf)
 
     mass = mpf(1)
-    transform_size = mpf(0)
 
     def log_probs(self, x: mpf) -> tuple[mpf, mpf]:
         """log p and log(1 - p)."""
@@ -317,28 +269,15 @@ class SigmoidRow:
         return self.pos_weight * t, 1 - t
 
     def loss(self, x: Row) -> mpf:
-        (log_p, log_not_p), (positive, negative) = self.log_probs(x[0]), self.weights
-        g = self.focal_gamma
-        on = cross_term(positive, log_p) * (mp.exp(log_not_p) ** g if g else 1) if positive else mpf(0)
-        off = cross_term(negative, log_not_p) * (mp.exp(log_p) ** g if g else 1) if negative else mpf(0)
-        return on + off
+        return sum(self.terms(x[0]))
 
-    @property
-    def loss_scale(self) -> mpf:
-        return self.loss(self.x)
-
-    @cached_property
-    def gradient_scale(self) -> list[mpf]:
-        """The two terms of the gradient, each alone: they have opposite signs."""
-        positive, negative = self.weights
-        if self.focal_gamma or self.inputs != "logits":
-            return [mpmath.fsum(abs(derivative(self.only(side).loss, self.x, 0)) for side in (0, 1))]
-        return [positive * sigmoid(-self.x[0]) + negative * sigmoid(self.x[0])]
-
-    def only(self, side: int) -> "SigmoidRow":
-        alone = SigmoidRow(self.x, self.t, self.pos_weight, self.inputs, self.label_smoothing, self.focal_gamma)
-        alone.__dict__["weights"] = (self.weights[0], mpf(0)) if side == 0 else (mpf(0), self.weights[1])
-        return alone
+    def terms(self, x: mpf) -> tuple[mpf, mpf]:
+        """What the positive and the negative side cost."""
+        (log_p, log_not_p), (positive, negative), g = self.log_probs(x), self.weights, self.focal_gamma
+        on, off = cross_term(positive, log_p), cross_term(negative, log_not_p)
+        if g:
+            on, off = on and on * mp.exp(log_not_p) ** g, off and off * mp.exp(log_p) ** g
+        return on, off
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -350,7 +289,7 @@ class SigmoidRow:
 class Losses:
     """Rows (None where ignored) with their weights and the reduction over them."""
 
-    rows: list[SoftmaxRow | SigmoidRow | None]
+    rows: list[Any]
     row_weight: list[mpf]
     classes: int
     reduction: str = "mean"
@@ -358,7 +297,7 @@ class Losses:
     unit: str = "nats"
 
     @cached_property
-    def valid(self) -> list[tuple[int, SoftmaxRow | SigmoidRow, mpf]]:
+    def valid(self) -> list[tuple[int, Any, mpf]]:
         return [(i, r, w) for i, (r, w) in enumerate(zip(self.rows, self.row_weight, strict=True)) if r and w]
 
     @cached_property
@@ -378,7 +317,7 @@ class Losses:
         return unit / self.denominator if self.denominator else mpf(0)
 
     def precision(self) -> Any:
-        return mp.workdps(max([DIGITS] + [digits_for(row.x) for row in self.rows if row]))
+        return mp.workdps(max([DIGITS] + [digits_for(row.x, 1 + row.focal_gamma) for row in self.rows if row]))
 
     def per_row(self, of_row: Callable[[Any], mpf]) -> np.ndarray:
         out = np.full(len(self.rows), mpf(0), dtype=object)
@@ -392,7 +331,7 @@ class Losses:
             return np.array([v * unit for v in values], dtype=object)
         return self.factor * mpmath.fsum(values) if self.factor else mpf(0)
 
-    def per_entry(self, of_row: Callable[[int, Any], list[mpf]]) -> np.ndarray:
+    def per_entry(self, of_row: Callable[[int, Any], Row]) -> np.ndarray:
         out = np.full((len(self.rows), self.classes), mpf(0), dtype=object)
         for i, row, w in self.valid:
             out[i] = [w * self.factor * v for v in of_row(i, row)]
@@ -401,68 +340,35 @@ class Losses:
     @cached_property
     def value(self) -> Any:
         with self.precision():
-            return self.reduced(self.per_row(lambda row: row.loss(row.x)))
-
-    @cached_property
-    def value_scale(self) -> Any:
-        with self.precision():
-            return self.reduced(self.per_row(lambda row: row.loss_scale))
-
-    @cached_property
-    def value_sensitivity(self) -> Any:
-        """What a relative error in the transformed logits is multiplied with; 0 without a transform."""
-        with self.precision():
-            return self.reduced(
-                self.per_row(lambda row: row.transform_size * row.a_and_q[0] if row.transform_size else mpf(0))
-            )
-
-    @cached_property
-    def gradient_sensitivity(self) -> np.ndarray:
-        """The same for the gradient, as a multiple of `gradient_scale` (or `hvp_scale`)."""
-        out = np.full((len(self.rows), self.classes), mpf(0), dtype=object)
-        for i, row, _ in self.valid:
-            out[i] = row.transform_size
-        return out
+            return self.reduced(self.per_row(lambda row: row.value))
 
     @cached_property
     def gradient(self) -> np.ndarray:
         with self.precision():
-            return self.per_entry(lambda _, row: gradient(row.loss, away_from_infinity(row.x)))
-
-    @cached_property
-    def gradient_scale(self) -> np.ndarray:
-        with self.precision():
-            return self.per_entry(lambda _, row: row.gradient_scale)
+            return self.per_entry(lambda _, row: row.gradient)
 
     def hvp(self, vector: np.ndarray) -> np.ndarray:
         with self.precision():
             vector = exact_array(vector)
-            return self.per_entry(
-                lambda i, row: hessian_vector_product(row.loss, away_from_infinity(row.x), list(vector[i]))
-            )
-
-    def hvp_scale(self, vector: np.ndarray) -> np.ndarray:
-        with self.precision():
-            vector = exact_array(vector)
-            return self.per_entry(lambda i, row: row.hvp_scale(list(vector[i])))
+            return self.per_entry(lambda i, row: row.hvp(tuple(vector[i])))
 
 
-def dense_target(target: Any, rows: int, classes: int, ignore_index: int) -> tuple[list[list[mpf] | None], bool]:
+def dense_target(target: Any, rows: int, classes: int, ignore_index: int) -> tuple[list[Row | None], bool]:
     """Labels, dense or sparse targets as one list of probabilities per row (None = ignored), and whether labels."""
-    dense: list[list[mpf] | None] = []
+    dense: list[Row | None] = []
     if isinstance(target, tuple):
         for indices, values in zip(*target, strict=True):
             entries = [(int(k), exact(v)) for k, v in zip(indices, values, strict=True) if int(k) != ignore_index]
             row = [mpf(0)] * classes
             for k, v in entries:
                 row[k] += v
-            dense.append(row if entries else None)
+            dense.append(tuple(row) if entries else None)
         return dense, False
     target = np.asarray(target)
     if target.ndim == 2:
-        return [[exact(v) for v in row] for row in target], False
+        return [tuple(exact(v) for v in row) for row in target], False
     for label in target:
-        row = [mpf(int(label) == k) for k in range(classes)]
+        row = tuple(mpf(int(label) == k) for k in range(classes))
         dense.append(None if int(label) == ignore_index else row)
     return dense, True
 
@@ -494,28 +400,30 @@ def cross_entropy(
     targets, is_label = dense_target(target, rows, classes, ignore_index)
     assert is_label or not focal_gamma, "focal has a meaning for labels alone"
     mask = np.broadcast_to(True if class_mask is None else np.asarray(class_mask), logits.shape)
-    weight = [mpf(1)] * classes if class_weight is None else [exact(v) for v in np.asarray(class_weight)]
-    bias = None if class_bias is None else [exact(v) for v in np.asarray(class_bias)]
+    weight = (mpf(1),) * classes if class_weight is None else tuple(exact_array(class_weight))
+    bias = None if class_bias is None else tuple(exact_array(class_bias))
     built = [
         None
         if t is None
-        else SoftmaxRow(
-            x=list(x[i]),
-            t=t,
-            class_weight=weight,
-            allowed=[bool(v) for v in mask[i]],
-            inputs=inputs,
-            label_smoothing=exact(label_smoothing),
-            focal_gamma=exact(focal_gamma),
-            z_loss=exact(z_loss),
-            softcap=None if softcap is None else exact(softcap),
-            temperature=exact(temperature),
-            class_bias=bias,
+        else shared(
+            SoftmaxRow(
+                x=tuple(x[i]),
+                t=t,
+                class_weight=weight,
+                allowed=tuple(bool(v) for v in mask[i]),
+                inputs=inputs,
+                label_smoothing=exact(label_smoothing),
+                focal_gamma=exact(focal_gamma),
+                z_loss=exact(z_loss),
+                softcap=None if softcap is None else exact(softcap),
+                temperature=exact(temperature),
+                class_bias=bias,
+            )
         )
         for i, t in enumerate(targets)
     ]
     weights = [mpf(1)] * rows if row_weight is None else [exact(v) for v in np.broadcast_to(row_weight, (rows,))]
-    return Losses(list(built), weights, classes, reduction, normalizer, unit)
+    return Losses(built, weights, classes, reduction, normalizer, unit)
 
 
 def binary_cross_entropy(
@@ -542,7 +450,7 @@ def binary_cross_entropy(
     rows = [
         None
         if t[i] == ignore_index
-        else SigmoidRow([v], t[i], pos[i], inputs, exact(label_smoothing), exact(focal_gamma))
+        else shared(SigmoidRow((v,), t[i], pos[i], inputs, exact(label_smoothing), exact(focal_gamma)))
         for i, v in enumerate(exact_array(logits).ravel())
     ]
-    return Losses(list(rows), list(weights), 1, reduction, normalizer, unit)
+    return Losses(rows, list(weights), 1, reduction, normalizer, unit)

@@ -5,8 +5,7 @@ import inspect
 import cases
 import numpy as np
 import pytest
-import tolerances
-from tolerances import assert_within
+from checks import check_problem
 
 import crossentropy as xe
 
@@ -23,67 +22,23 @@ PAIRS = [p for f in BOTH for p in named(f, cases.combinations_of(f, 2))]
 FULL = [p for f in BOTH for p in named(f, dict.fromkeys(cases.full_combinations(f, 40)))]
 
 
-def check_value(problem, value, dtype):
-    exact = problem.exact
-    is_reduced = problem.options.get("reduction", "mean") != "none"
-    expected, scale, moved = exact.value, exact.value_scale, exact.value_sensitivity
-    if not is_reduced:
-        shape = value.shape
-        assert shape == (problem.logits.shape if problem.function == "binary_cross_entropy" else (cases.ROWS,))
-        expected, scale, moved = (a.reshape(shape) for a in (expected, scale, moved))
-    assert value.dtype == tolerances.result_dtype(dtype)
-    bound = tolerances.REDUCED if is_reduced else tolerances.ROW_LOSS
-    assert_within(value, expected, bound, scale=scale, slack=moved * tolerances.TRANSFORM)
-
-
-def check_entries(problem, entries, dtype, expected, scale, bound):
-    """A gradient or a Hessian-vector product: in the dtype of the logits, rounded once to 16 bits."""
-    assert entries.dtype == dtype
-    assert entries.shape == problem.logits.shape
-    shape = problem.logits.shape
-    expected, scale, size = (a.reshape(shape) for a in (expected, scale, problem.exact.gradient_sensitivity))
-    slack = scale * size * tolerances.TRANSFORM
-    if dtype.itemsize == 2:
-        # Float32 errors of a cancelling sum come on top of the one rounding of the result.
-        slack = slack + scale * bound * float(np.finfo(np.float32).eps)
-        assert_within(entries, expected, tolerances.ROUNDED_ONCE, slack=slack)
-    else:
-        assert_within(entries, expected, bound, scale=scale, slack=slack)
-
-
-def check(library, problem, dtypes, with_hvp):
-    for dtype in dtypes:
-        logits, target, options = problem.typed(dtype)
-        value = library.call(problem.function, logits, target, **options)
-        check_value(problem, value, dtype)
-        again, gradient = library.call(problem.function + "_value_and_grad", logits, target, **options)
-        tolerances.assert_same(again, value)
-        bound = problem.gradient_bound
-        check_entries(problem, gradient, dtype, problem.exact.gradient, problem.exact.gradient_scale, bound)
-        if with_hvp:
-            vector = problem.vector.astype(dtype)
-            product = library.call("cross_entropy_hvp", logits, target, vector, **options)
-            bound = bound - tolerances.GRADIENT + tolerances.HVP
-            check_entries(problem, product, dtype, *problem.exact_hvp, bound)
-
-
 @pytest.mark.parametrize("dtype", cases.DTYPES.values(), ids=cases.DTYPES)
 @pytest.mark.parametrize(("function", "target", "names"), SINGLES)
 def test_each_option_alone(library, function, target, names, dtype):
-    check(library, cases.problem(function, target, names), [dtype], with_hvp=function == "cross_entropy")
+    check_problem(library, cases.problem(function, target, names), [dtype], with_hvp=function == "cross_entropy")
 
 
 @pytest.mark.parametrize(("function", "target", "names"), PAIRS)
 def test_each_option_with_each_other(library, function, target, names):
     """All dtypes in one test: they share the run of the oracle."""
     is_soft = function == "cross_entropy"
-    check(library, cases.problem(function, target, names), cases.DTYPES.values(), with_hvp=is_soft)
+    check_problem(library, cases.problem(function, target, names), cases.DTYPES.values(), with_hvp=is_soft)
 
 
 @pytest.mark.parametrize(("function", "target", "names"), FULL)
 def test_as_many_options_as_go_together(library, function, target, names):
     is_soft = function == "cross_entropy"
-    check(library, cases.problem(function, target, names), cases.DTYPES.values(), with_hvp=is_soft)
+    check_problem(library, cases.problem(function, target, names), cases.DTYPES.values(), with_hvp=is_soft)
 
 
 def test_the_table_holds_every_option():

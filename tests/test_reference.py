@@ -43,7 +43,7 @@ def test_a_tiny_loss_has_all_its_digits():
 def test_the_closed_form_of_a_plain_row_is_the_differentiated_loss():
     logits = np.array([[3.25, -1.5, 0.0, 700.0, 699.0], [-40.0, 0.5, 0.5, -np.inf, 0.25]])
     for row, label in zip(logits, [4, 2], strict=True):
-        value, gradient = reference.plain_row([mpf(v) for v in row], label)
+        value, gradient = reference.plain_row(tuple(mpf(v) for v in row), label)
         exact = reference.cross_entropy([row], [label])
         close(value, exact.value)
         # A central difference has a relative error of STEP^2 / 6, the same at every size.
@@ -115,7 +115,9 @@ def test_binary_by_hand():
     exact = reference.binary_cross_entropy([2.0], [0.25], pos_weight=3.0, reduction="sum")
     close(exact.value, -mpf(3) / 4 * mp.log(p) - mpf(3) / 4 * mp.log(1 - p))
     close(exact.gradient, [-mpf(3) / 4 * (1 - p) + mpf(3) / 4 * p])
-    close(reference.binary_cross_entropy([2.0], [1], label_smoothing=0.5).value, -0.75 * mp.log(p) - 0.25 * mp.log(1 - p))
+    close(
+        reference.binary_cross_entropy([2.0], [1], label_smoothing=0.5).value, -0.75 * mp.log(p) - 0.25 * mp.log(1 - p)
+    )
     close(reference.binary_cross_entropy([2.0], [0], focal_gamma=2.0).value, -(p**2) * mp.log(1 - p))
     close(reference.binary_cross_entropy([2.0, 5.0], [0, 3], ignore_index=3).value, -mp.log(1 - p))
     close(reference.binary_cross_entropy([0.25], [1], inputs="probs").gradient, [-4])
@@ -185,32 +187,3 @@ def test_binary_agrees_with_pytorch(torch, reduction):
     exact = reference.binary_cross_entropy(logits, t, pos_weight=pos_weight, reduction=reduction)
     close(value.detach().numpy().ravel() if reduction == "none" else value.detach().numpy(), exact.value, mpf("1e-14"))
     close(x.grad.numpy().ravel(), exact.gradient.ravel(), mpf("1e-14"))
-
-
-# -- the scales that errors are measured against ----------------------------------------------------------------------
-
-
-def test_scales_are_sums_of_absolute_terms():
-    logits, label = np.array([[1.0, -2.0, 0.5]]), [2]
-    exact = reference.cross_entropy(logits, label, reduction="sum")
-    p = reference.softmax([mpf(v) for v in logits[0]])
-    close(exact.value_scale, exact.value)
-    close(exact.gradient_scale, [p[0], p[1], p[2] + 1])
-    vector = np.array([[1.0, 1.0, -1.0]])
-    close(exact.hvp_scale(vector), [2 * v for v in p])
-    capped = reference.cross_entropy(logits, label, softcap=2.0, z_loss=0.5)
-    assert (capped.gradient_scale * (1 + ALMOST) >= abs(capped.gradient)).all()
-    assert (capped.hvp_scale(vector) * (1 + ALMOST) >= abs(capped.hvp(vector))).all()
-    assert capped.value_scale >= capped.value
-
-
-@pytest.mark.parametrize("inputs", ["logits", "probs", "log_probs"])
-def test_no_result_exceeds_its_scale(inputs):
-    x = {"logits": [[3.0, -1.0, 0.5]], "probs": [[0.25, 0.5, 0.125]], "log_probs": [[-0.5, -2.0, -1.0]]}[inputs]
-    for options in ({}, {"label_smoothing": 0.25}, {"focal_gamma": 2.0}, {"class_weight": [0.5, 2.0, 1.0]}):
-        exact = reference.cross_entropy(x, [1], inputs=inputs, **options)
-        vector = np.array([[1.0, -2.0, 0.5]])
-        slightly_more = 1 + ALMOST
-        assert exact.value <= exact.value_scale * slightly_more
-        assert (abs(exact.gradient) <= exact.gradient_scale * slightly_more + ALMOST).all()
-        assert (abs(exact.hvp(vector)) <= exact.hvp_scale(vector) * slightly_more + ALMOST).all()

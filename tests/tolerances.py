@@ -15,7 +15,7 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 # -- bounds, in ulp ---------------------------------------------------------------------------------------------------
 
-# The loss of a row is a sum of terms of one sign: exp (1 ulp), blocked sums (1), log1p (1), rounding to the dtype (1/2).
+# The loss of a row is a sum of terms of one sign: exp (1 ulp), blocked sums (1), log1p (1), rounding to dtype (1/2).
 ROW_LOSS = 4
 # With distance |z_j - max z| added: half an ulp in the difference of two logits already moves exp by that much.
 GRADIENT = 8
@@ -25,7 +25,7 @@ HVP = 16
 MEAN = 2
 # A sum or mean of rows that were each allowed ROW_LOSS.
 REDUCED = ROW_LOSS + MEAN
-# A 16-bit result of a computation in float32 or wider is rounded once; 0.01 is what float32 errors can add to that half.
+# A 16-bit result of a computation in float32 or wider is rounded once; float32 errors can add 0.01 to that half.
 ROUNDED_ONCE = 0.51
 # tanh, exp and log of one argument, and a sum of at most a few terms round them.
 ELEMENTWISE = 4
@@ -123,4 +123,6 @@ def assert_same(actual: Any, expected: Any) -> None:
     if len(different):
         first = tuple(int(v) for v in different[0])
         values = np.atleast_1d(actual)[first], np.atleast_1d(expected)[first]
-        raise AssertionError(f"{len(different)} entries differ, first at {first}: {values[0]!r}, expected {values[1]!r}")
+        raise AssertionError(
+            f"{len(different)} entries differ, first at {first}: {values[0]!r}, expected {values[1]!r}"
+        )
