@@ -1,0 +1,192 @@
+"""Which library an array belongs to, which dtypes are allowed, and the (..., C) -> (rows, classes) view."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+# The first word of an array type's module -> the file in libraries/ that serves it. The user's array is what imports
+# its library.
+LIBRARIES = {"numpy": "numpy"}
+KNOWN_WITHOUT_SUPPORT = {"torch": "PyTorch", "jax": "JAX", "jaxlib": "JAX", "cupy": "CuPy", "tensorflow": "TensorFlow"}
+
+
+def library_of(*arrays: Any) -> Any:
+    """The module of ``crossentropy.libraries`` for these arguments; lists, numbers and data frames go to NumPy."""
+    found: dict[str, Any] = {}
+    for value in arrays:
+        for part in value if isinstance(value, tuple) else (value,):
+            name = root_module(type(part))  # type: ignore[arg-type]
+            if name in LIBRARIES:
+                found[LIBRARIES[name]] = part
+            elif name in KNOWN_WITHOUT_SUPPORT:
+                raise TypeError(
+                    f"{KNOWN_WITHOUT_SUPPORT[name]} arrays are not supported by this version of crossentropy; "
+                    "convert with numpy.asarray first"
+                )
+    if len(found) > 1:
+        raise TypeError(f"arrays of several libraries: {', '.join(sorted(found))}; convert them to one")
+    return load_library(next(iter(found), "numpy"))
+
+
+@functools.lru_cache(maxsize=256)
+def root_module(array_type: type) -> str:
+    return array_type.__module__.partition(".")[0]
+
+
+@functools.cache
+def load_library(name: str) -> ModuleType:
+    return importlib.import_module(f"crossentropy.libraries.{name}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The shape of logits with one class axis, seen as (rows, classes)."""
+
+    shape: tuple[int, ...]
+    axis: int  # non-negative
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], axis: int, name: str = "logits") -> Layout:
+        if not shape:
+            raise ValueError(f"{name} must have a class axis, got a single number")
+        if not -len(shape) <= axis < len(shape):
+            raise ValueError(f"axis {axis} is out of range for {name} of shape {tuple(shape)}")
+        axis %= len(shape)
+        if shape[axis] == 0:
+            raise ValueError(f"{name} of shape {tuple(shape)} has no classes along axis {axis}")
+        return cls(tuple(shape), axis)
+
+    @property
+    def classes(self) -> int:
+        return self.shape[self.axis]
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return self.shape[: self.axis] + self.shape[self.axis + 1 :]
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.row_shape)
+
+    def to_rows(self, xp: Any, array: Any) -> Any:
+        """(rows, classes); a view where the strides allow one."""
+        return xp.reshape(xp.moveaxis(array, self.axis, -1), (self.count, self.classes))
+
+    def from_rows(self, xp: Any, rows: Any) -> Any:
+        """The inverse of ``to_rows``."""
+        return xp.moveaxis(xp.reshape(rows, (*self.row_shape, self.classes)), -1, self.axis)
+
+    def position(self, row: int, entry: int | None = None) -> str:
+        """``[3, 0, 5]``: where row ``row`` (and entry ``entry`` along the class axis) lies in the caller's array."""
+        index: list[int] = []
+        for extent in reversed(self.row_shape):
+            row, rest = divmod(row, extent)
+            index.insert(0, rest)
+        if entry is not None:
+            index.insert(self.axis, entry)
+        return f"[{', '.join(map(str, index))}]" if index else ""
+
+
+def dtype_name(array: Any) -> str:
+    return name_of_dtype(array.dtype)
+
+
+@functools.lru_cache(maxsize=256)  # NumPy builds the name anew at every call, which takes longer than a small loss
+def name_of_dtype(dtype: Any) -> str:
+    return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+
+
+FLOATING = ("float64", "float32", "float16", "bfloat16")
+REDUCED = ("float16", "bfloat16")  # their loss is float32
+
+
+def is_floating(array: Any) -> bool:
+    return dtype_name(array) in FLOATING
+
+
+def is_integer(array: Any) -> bool:
+    return dtype_name(array).startswith(("int", "uint"))
+
+
+def is_boolean(array: Any) -> bool:
+    return dtype_name(array) == "bool"
+
+
+def is_sparse(target: Any) -> bool:
+    """A tuple of two arrays. A tuple of two numbers is a person's way to write two labels."""
+    return isinstance(target, tuple) and len(target) == 2 and all(hasattr(part, "__len__") for part in target)
+
+
+def outside(xp: Any, array: Any) -> Any:
+    """True where an entry is negative, NaN or infinite."""
+    return ~(xp.isfinite(array) & (array >= 0))
+
+
+def check_non_negative(xp: Any, name: str, array: Any, position: Callable[[int], str] | None = None) -> None:
+    """ValueError with position and value of the first entry that is negative, NaN or infinite."""
+    if not (is_floating(array) or is_integer(array) or is_boolean(array)):
+        raise TypeError(f"{name} must hold numbers, got dtype {array.dtype}")
+    bad = xp.reshape(outside(xp, array), (-1,))
+    if known_any(xp, bad):
+        first = int(xp.argmax(bad))
+        value = float(xp.reshape(array, (-1,))[first])
+        where = position(first) if position else unravel(first, tuple(array.shape))
+        raise ValueError(f"{name}{where} = {value} must be finite and not negative")
+
+
+def known_any(xp: Any, mask: Any) -> bool:
+    """Is an entry True, as far as the values can be read? For checks, which a traced array passes."""
+    return values_known(mask) and bool(xp.any(mask))
+
+
+def possible_any(xp: Any, mask: Any) -> bool:
+    """May an entry be True? For data that a computation without any could leave out."""
+    return not values_known(mask) or bool(xp.any(mask))
+
+
+def values_known(array: Any) -> bool:
+    """False for arrays without values (under a tracer), or whose values its library does not want to wait for."""
+    return library_of(array).values_known(array)
+
+
+def check_indices(xp: Any, name: str, indices: Any, layout: Layout, hint_if_negative: str = "") -> None:
+    """IndexError with position, value and range for the first index, (rows,) or (rows, K), that is no class."""
+    bad = (indices < 0) | (indices >= layout.classes)
+    if not known_any(xp, bad):
+        return
+    first = int(xp.argmax(xp.reshape(bad, (-1,))))
+    value = int(xp.reshape(indices, (-1,))[first])
+    position = layout.position(*divmod(first, indices.shape[-1])) if indices.ndim == 2 else layout.position(first)
+    hint = hint_if_negative.format(value=value) if value < 0 else ""
+    if value == layout.classes:
+        hint = "; are the classes counted from 1?"
+    raise IndexError(f"{name}{position} = {value} is outside [0, {layout.classes}){hint}")
+
+
+def check_unit_interval(xp: Any, name: str, array: Any) -> None:
+    """ValueError with position and value of the first entry outside [0, 1]."""
+    bad = xp.reshape((array < 0) | (array > 1), (-1,))
+    if known_any(xp, bad):
+        first = int(xp.argmax(bad))
+        value = float(xp.reshape(array, (-1,))[first])
+        raise ValueError(f"{name}{unravel(first, tuple(array.shape))} = {value} is outside [0, 1]")
+
+
+def unravel(first: int, shape: tuple[int, ...]) -> str:
+    """The position of flat index ``first`` in an array of this shape, as it is written in Python."""
+    index: list[int] = []
+    for extent in reversed(shape):
+        first, rest = divmod(first, extent)
+        index.insert(0, rest)
+    return f"[{', '.join(map(str, index))}]" if index else ""
+
+
+def probability_error(inputs: str, position: str, value: float) -> str:
+    what = "outside [0, 1]" if inputs == "probs" else "no log-probability, which is at most 0"
+    return f'logits{position} = {value} is {what}, and inputs={inputs!r}; for logits use inputs="logits"'

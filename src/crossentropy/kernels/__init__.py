@@ -1,0 +1,1 @@
+"""Who computes: the primitives of the canonical form (``row_loss``)."""

@@ -1,0 +1,335 @@
+"""NumPy arrays, lists and numbers: conversion, blocks of rows, dtypes of results. The arithmetic is in ``kernels``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from crossentropy import reduction
+from crossentropy.arrays import (
+    FLOATING,
+    REDUCED,
+    Layout,
+    check_unit_interval,
+    dtype_name,
+    is_floating,
+    is_integer,
+    is_sparse,
+)
+from crossentropy.binary_coefficients import binary_coefficients, check_binary_probabilities
+from crossentropy.kernels import generic
+from crossentropy.options import BinaryOptions, LossOptions
+from crossentropy.row_coefficients import RowCoefficients, check_dense_target, check_probabilities, row_coefficients
+from crossentropy.row_loss import log_sum, row_loss
+
+WORK = np.float64
+namespace = np
+# Elements per block of rows: the float64 temporaries of one block (256 kB each) stay in a core's cache.
+BLOCK = 1 << 15
+ARRAY_OPTIONS = ("class_weight", "row_weight", "class_mask", "class_bias", "pos_weight", "normalizer")
+
+# Infinities and underflow are results here, defined row by row; a warning for each would be noise.
+quiet = functools.partial(np.errstate, all="ignore")
+
+
+def values_known(array: Any) -> bool:
+    return True
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """A NumPy array of native byte order, or TypeError."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be lost; use row_weight, class_mask or ignore_index instead"
+        )
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is not a rectangular array: {error}") from None
+    if array.dtype == object:
+        found = type(next((v for v in array.flat if not isinstance(v, (int, float))), value)).__name__
+        raise TypeError(f"{name} must hold numbers, got {found}")
+    if array.dtype.kind in "USMmc" or dtype_name(array) in ("longdouble", "float128", "float96"):
+        raise TypeError(f"{name} must hold real numbers of at most 64 bits, got dtype {array.dtype}")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def as_floating(name: str, value: Any) -> np.ndarray:
+    """A floating array; integers, as a person writes them in a list, become float64."""
+    array = as_array(name, value)
+    if is_integer(array) or (array.size == 0 and not is_floating(array)):
+        array = array.astype(WORK)
+    if not is_floating(array):
+        raise TypeError(f"{name} must be floating ({', '.join(FLOATING)}), got dtype {array.dtype}")
+    return array
+
+
+def as_target(target: Any) -> Any:
+    if is_sparse(target):
+        return tuple(as_array(f"target[{i}]", part) for i, part in enumerate(target))
+    return as_array("target", target)
+
+
+def as_options(options: Any) -> Any:
+    """The same options with NumPy arrays for whatever the caller gave as an array."""
+    given = vars(options)
+    arrays = {n: as_array(n, given[n]) for n in ARRAY_OPTIONS if n in given and not isinstance(given[n], str)}
+    return options.replace(**arrays) if arrays else options
+
+
+def result_dtype(array: np.ndarray) -> np.dtype:
+    """The loss of 16-bit logits is float32."""
+    return np.dtype(np.float32) if dtype_name(array) in REDUCED else array.dtype
+
+
+def blocks(rows: int, width: int) -> Iterator[slice]:
+    step = max(1, BLOCK // max(1, width))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The softmax loss of one call: logits as (rows, classes) and everything that belongs to them."""
+
+    logits: np.ndarray
+    layout: Layout
+    coefficients: RowCoefficients
+    row_weight: np.ndarray | None
+    options: LossOptions
+
+    @classmethod
+    def of(cls, logits: np.ndarray, target: Any, options: LossOptions) -> Rows:
+        layout = Layout.of(logits.shape, options.axis)
+        options = as_options(options)
+        coefficients, row_weight = row_coefficients(np, as_target(target), layout, options, WORK)
+        rows = cls(layout.to_rows(np, logits), layout, coefficients, row_weight, options)
+        # Everything that can raise does so before anything is written: `out` may be the logits themselves.
+        if coefficients.dense is not None or options.inputs != "logits":
+            for block, part, piece in rows.blocks():
+                check_dense_target(np, piece, layout, block.start)
+                check_probabilities(np, part, piece, layout, block.start)
+        return rows
+
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray, RowCoefficients]]:
+        for block in blocks(self.layout.count, self.layout.classes):
+            yield block, self.logits[block], self.coefficients.rows(block)
+
+    def denominator(self) -> Any:
+        coefficients, mass = self.coefficients, self.coefficients.target_mass
+        by_weight = isinstance(self.options.normalizer, str) and self.options.normalizer == "weight"
+        if coefficients.dense is not None and self.options.reduction == "mean" and by_weight:
+            mass = np.empty(self.layout.count)
+            for block in blocks(self.layout.count, self.layout.classes):
+                mass[block] = generic.dense_target(np, coefficients.rows(block), WORK)[1].sum(axis=-1)
+        return reduction.denominator(
+            np, self.options, self.layout.row_shape, self.row_weight, coefficients.valid, mass, WORK
+        )
+
+    def result(self, losses: np.ndarray, denominator: Any, dtype: np.dtype) -> Any:
+        value = reduction.reduce_rows(np, losses, self.options, self.row_weight, denominator)
+        shape = self.layout.row_shape if self.options.reduction == "none" else ()
+        return np.reshape(value, shape).astype(dtype)[()]
+
+    def upstream(self, denominator: Any) -> Callable[[slice], Any]:
+        factor = reduction.upstream(np, self.options, self.row_weight, denominator, WORK)
+        return (lambda block: factor[block]) if factor.ndim else (lambda block: factor)
+
+
+def cross_entropy(logits: Any, target: Any, options: LossOptions) -> Any:
+    logits = as_floating("logits", logits)
+    with quiet():
+        rows = Rows.of(logits, target, options)
+        losses = np.empty(rows.layout.count)
+        for block, part, coefficients in rows.blocks():
+            losses[block] = row_loss(np, generic.row_statistics(np, part, coefficients, WORK), coefficients)
+        return rows.result(losses, rows.denominator(), result_dtype(logits))
+
+
+def cross_entropy_value_and_grad(logits: Any, target: Any, options: LossOptions, out: Any) -> tuple[Any, np.ndarray]:
+    logits = as_floating("logits", logits)
+    gradient = Output(out, logits, logits, target)
+    with quiet():
+        rows = Rows.of(logits, target, options)
+        denominator = rows.denominator()
+        upstream = rows.upstream(denominator)
+        losses, gradient_rows = np.empty(rows.layout.count), gradient.rows(rows.layout)
+        for block, part, coefficients in rows.blocks():
+            statistics = generic.row_statistics(np, part, coefficients, WORK)
+            losses[block] = row_loss(np, statistics, coefficients)
+            gradient_rows[block] = generic.row_gradient(np, part, coefficients, statistics, upstream(block), WORK)
+        value = rows.result(losses, denominator, result_dtype(logits))
+        return value, gradient.finish(rows.layout, gradient_rows)
+
+
+def cross_entropy_hvp(logits: Any, target: Any, vector: Any, options: LossOptions) -> np.ndarray:
+    logits, vector = as_floating("logits", logits), as_floating("vector", vector)
+    if vector.shape != logits.shape:
+        raise ValueError(f"vector must have the shape of logits, {logits.shape}, got {vector.shape}")
+    product = Output(None, logits)
+    with quiet():
+        rows = Rows.of(logits, target, options)
+        upstream = rows.upstream(rows.denominator())
+        vector_rows, product_rows = rows.layout.to_rows(np, vector), product.rows(rows.layout)
+        for block, part, coefficients in rows.blocks():
+            statistics = generic.row_statistics(np, part, coefficients, WORK)
+            product_rows[block] = generic.row_hessian_vector(
+                np, part, coefficients, statistics, vector_rows[block], upstream(block), WORK
+            )
+        return product.finish(rows.layout, product_rows)
+
+
+def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, Any, Any, Any]:
+    """lse, log-probability of the target (None without one), entropy, prediction; each of the shape of the rows."""
+    logits = as_floating("logits", logits)
+    dtype = result_dtype(logits)
+    with quiet():
+        layout = Layout.of(logits.shape, options.axis)
+        label = np.zeros(layout.row_shape, dtype=np.int64) if target is None else target
+        # Ignoring concerns the target alone: lse, entropy and prediction are of every row.
+        rows = Rows.of(logits, label, options)
+        shape = layout.row_shape
+        lse, target_log_prob, entropy = (np.empty(layout.count) for _ in range(3))
+        prediction = np.empty(layout.count, dtype=np.int64)
+        for block, part, coefficients in rows.blocks():
+            everywhere = dataclasses.replace(coefficients, valid=None)
+            statistics = generic.row_statistics(np, part, everywhere, WORK, summary=True)
+            lse[block] = statistics.maximum + log_sum(np, statistics)
+            undefined = ~np.isfinite(statistics.maximum)
+            lse[block][undefined] = np.nan
+            entropy[block] = log_sum(np, statistics) - statistics.entropy_sum / (statistics.ties + statistics.others)
+            entropy[block][undefined] = np.nan
+            prediction[block] = np.where(undefined | np.isnan(entropy[block]), -1, statistics.prediction)
+            target_log_prob[block] = -row_loss(np, statistics, coefficients)
+        factor = 1.0 / reduction.NATS_PER_UNIT[options.unit]
+
+        def shaped(value: np.ndarray) -> Any:
+            return np.reshape(value * factor, shape).astype(dtype)[()]
+
+        return (
+            shaped(lse),
+            None if target is None else shaped(target_log_prob + 0.0),
+            shaped(entropy),
+            np.reshape(prediction, shape)[()],
+        )
+
+
+def binary_cross_entropy(logits: Any, target: Any, options: BinaryOptions) -> Any:
+    return binary(as_floating("logits", logits), target, options, None)
+
+
+def binary_cross_entropy_value_and_grad(logits: Any, target: Any, options: BinaryOptions, out: Any) -> tuple[Any, Any]:
+    logits = as_floating("logits", logits)
+    gradient = Output(out, logits, logits, target)
+    return binary(logits, target, options, gradient.buffer), gradient.deliver()
+
+
+def binary(logits: np.ndarray, target: Any, options: BinaryOptions, gradient: np.ndarray | None) -> Any:
+    """The reduced loss; its gradient is written into ``gradient`` where one is given."""
+    options = as_options(options)
+    with quiet():
+        coefficients, row_weight = binary_coefficients(np, as_array("target", target), logits.shape, options, WORK)
+        denominator = reduction.denominator(np, options, logits.shape, row_weight, coefficients.valid, 1.0, WORK)
+        flat_weight = None if row_weight is None else row_weight.reshape(-1)
+        factor = reduction.upstream(np, options, flat_weight, denominator, WORK)
+        factor = factor.reshape(logits.shape) if factor.ndim else factor
+        losses = np.empty(logits.shape)
+        check_binary_probabilities(np, logits, coefficients)
+        for block, part in element_blocks(logits):
+            piece = coefficients if block is None else coefficients.rows(block)
+            where: Any = ... if block is None else block
+            losses[where] = generic.binary_loss(np, part, piece, WORK)
+            if gradient is not None:
+                share = factor[where] if factor.ndim else factor
+                gradient[where] = generic.binary_gradient(np, part, piece, share, WORK)
+        value = reduction.reduce_rows(np, losses.reshape(-1), options, flat_weight, denominator)
+        shape = logits.shape if options.reduction == "none" else ()
+        return np.reshape(value, shape).astype(result_dtype(logits))[()]
+
+
+def element_blocks(logits: np.ndarray) -> Iterator[tuple[slice | None, np.ndarray]]:
+    """Blocks along the first axis; a single number is one block."""
+    if logits.ndim == 0:
+        yield None, logits
+        return
+    for block in blocks(logits.shape[0], logits[:1].size):
+        yield block, logits[block]
+
+
+def map_rows(
+    function: Callable[..., Any], axis: int, keeps_classes: bool, *, probabilities: bool = False, **named: Any
+) -> Any:
+    """``function(xp, rows, ...)`` of float64 (rows, classes), blockwise; its result in the dtype of the arguments."""
+    arrays = {name: as_floating(name, value) for name, value in named.items()}
+    (first, *others) = arrays
+    layout = Layout.of(arrays[first].shape, axis, first)
+    for name in others:
+        if arrays[name].shape != layout.shape:
+            raise ValueError(f"{first} and {name} must have one shape, got {layout.shape} and {arrays[name].shape}")
+    with quiet():
+        if probabilities:
+            for name, array in arrays.items():
+                check_unit_interval(np, name, array)
+        rows = [layout.to_rows(np, array) for array in arrays.values()]
+        dtype = np.result_type(*map(result_dtype, arrays.values()))
+        result = np.empty((layout.count, layout.classes) if keeps_classes else layout.count, dtype)
+        for block in blocks(layout.count, layout.classes):
+            result[block] = function(np, *(part[block].astype(WORK) for part in rows))
+    return layout.from_rows(np, result) if keeps_classes else result.reshape(layout.row_shape)[()]
+
+
+def map_elements(function: Callable[..., Any], **named: Any) -> Any:
+    """``function(xp, array)`` in float64, elementwise."""
+    ((name, value),) = named.items()
+    array = as_floating(name, value)
+    with quiet():
+        return function(np, array.astype(WORK)).astype(result_dtype(array))[()]
+
+
+class Output:
+    """The gradient's array: the caller's ``out`` or a fresh one, filled row by row.
+
+    ``out`` may be the logits themselves (each block is read before it is written); any other overlap with an input goes
+    through a buffer.
+    """
+
+    def __init__(self, out: Any, logits: np.ndarray, *inputs: Any) -> None:
+        if out is None:
+            self.array = self.buffer = np.empty_like(logits, subok=False)
+            return
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+        if out.shape != logits.shape or out.dtype != logits.dtype:
+            raise ValueError(
+                f"out must have the shape and dtype of logits, {logits.shape} {logits.dtype}, "
+                f"got {out.shape} {out.dtype}"
+            )
+        if not out.flags.writeable:
+            raise ValueError("out is read-only")
+        same = out.__array_interface__["data"] == logits.__array_interface__["data"] and out.strides == logits.strides
+        others = [
+            part
+            for value in inputs
+            if not (same and value is logits)
+            for part in (value if is_sparse(value) else (value,))
+        ]
+        overlaps = any(isinstance(part, np.ndarray) and np.may_share_memory(out, part) for part in others)
+        self.array = out
+        self.buffer = np.empty_like(out) if overlaps else out
+
+    def rows(self, layout: Layout) -> np.ndarray:
+        """(rows, classes) to be filled; a view of the buffer where the strides allow one."""
+        return layout.to_rows(np, self.buffer)
+
+    def finish(self, layout: Layout, rows: np.ndarray) -> np.ndarray:
+        if not np.may_share_memory(rows, self.buffer):
+            self.buffer[...] = layout.from_rows(np, rows)
+        return self.deliver()
+
+    def deliver(self) -> np.ndarray:
+        if self.buffer is not self.array:
+            self.array[...] = self.buffer
+        return self.array

@@ -1,0 +1,276 @@
+"""Targets and options of the softmax loss as the data of the canonical form (``row_loss``).
+
+| option or target        | becomes                                                                          |
+|-------------------------|----------------------------------------------------------------------------------|
+| class label y           | idx = y, b = (1 - e) w_y                                                         |
+| sparse soft target      | idx_k, b_k = (1 - e) w_{idx_k} v_k (mixup, top-k teachers)                       |
+| dense soft target       | t, d = 1 - e                                                                     |
+| class_weight w          | b and the dense target above; profile u = w, so smoothed weighted loss is PyTorch's |
+| label_smoothing e       | g = e (mass of the row's target) / (number of allowed classes), profile u = w or 1 |
+| class_mask              | z = -inf after the soft-cap; masked classes are not in the profile               |
+| ignore_index, row_weight 0 | valid = False: the row is never read                                          |
+| row_weight              | a factor of the row's loss: see ``reduction``                                     |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crossentropy.arrays import (
+    Layout,
+    check_indices,
+    check_non_negative,
+    is_boolean,
+    is_floating,
+    is_integer,
+    is_sparse,
+    known_any,
+    outside,
+    possible_any,
+    probability_error,
+)
+from crossentropy.options import LossOptions
+from crossentropy.row_loss import RowCoefficients
+
+IGNORE_HINT = "; pass ignore_index={value} if that marks rows to ignore"
+
+
+def row_coefficients(
+    xp: Any, target: Any, layout: Layout, options: LossOptions, work_dtype: Any
+) -> tuple[RowCoefficients, Any]:
+    """Coefficients and row weights (rows,) (or None) of a target for logits of this layout.
+
+    Raises TypeError, ValueError or IndexError naming the argument, the position and the value.
+    """
+
+    def class_array(name: str) -> Any:
+        value = getattr(options, name)
+        if value is None:
+            return None
+        value = xp.asarray(value)
+        if value.shape != (layout.classes,):
+            raise ValueError(
+                f"{name} must have shape ({layout.classes},), one entry per class, got {tuple(value.shape)}"
+            )
+        return value
+
+    class_weight, class_bias = class_array("class_weight"), class_array("class_bias")
+    if class_weight is not None:
+        check_non_negative(xp, "class_weight", class_weight)
+        class_weight = xp.astype(class_weight, work_dtype)
+    if class_bias is not None:
+        if known_any(xp, xp.isnan(class_bias)):
+            raise ValueError("class_bias must not hold NaN")
+        class_bias = xp.astype(class_bias, work_dtype)
+
+    row_weight = valid = None
+    if options.row_weight is not None:
+        row_weight = xp.asarray(options.row_weight)
+        try:
+            row_weight = xp.broadcast_to(row_weight, layout.row_shape)
+        except ValueError:
+            raise ValueError(
+                f"row_weight must have the shape of the rows, {layout.row_shape}, or broadcast to it, "
+                f"got {tuple(row_weight.shape)}"
+            ) from None
+        check_non_negative(xp, "row_weight", row_weight)
+        row_weight = xp.astype(xp.reshape(row_weight, (-1,)), work_dtype)
+        if possible_any(xp, row_weight == 0):
+            valid = row_weight != 0
+
+    common: dict[str, Any] = {
+        "inputs": options.inputs,
+        "temperature": options.temperature,
+        "softcap": options.softcap,
+        "label_smoothing": options.label_smoothing,
+        "focal_gamma": options.focal_gamma,
+        "z_loss": options.z_loss,
+        "class_bias": class_bias,
+        "class_mask": class_mask(xp, layout, options.class_mask),
+        "class_weight": class_weight,
+    }
+
+    if is_sparse(target):
+        indices, values = sparse_target(xp, target, layout, work_dtype)
+        refuse_focal(options)
+        ignored = (
+            xp.zeros_like(indices, dtype=bool) if options.ignore_index is None else indices == options.ignore_index
+        )
+        valid = both(valid, ~xp.all(ignored, axis=-1) if possible_any(xp, ignored) else None)
+        unread = ignored if valid is None else ignored | ~valid[:, None]
+        indices, values = xp.where(unread, 0, indices), xp.where(unread, 0.0, values)
+        check_indices(xp, "target[0]", indices, layout, IGNORE_HINT)
+        check_non_negative(xp, "target[1]", values, lambda first: layout.position(*divmod(first, values.shape[-1])))
+        weight = values if class_weight is None else values * class_weight[indices]
+        return (
+            RowCoefficients(
+                **common,
+                indices=indices,
+                index_weight=(1.0 - options.label_smoothing) * weight,
+                target_sum=xp.sum(values, axis=-1),
+                target_mass=xp.sum(weight, axis=-1),
+                valid=valid,
+            ),
+            row_weight,
+        )
+
+    target = xp.asarray(target)
+    if is_dense(xp, target, layout):
+        refuse_focal(options)
+        return (
+            RowCoefficients(
+                **common, dense=layout.to_rows(xp, target), dense_scale=1.0 - options.label_smoothing, valid=valid
+            ),
+            row_weight,
+        )
+
+    given = xp.reshape(target, (-1,))
+    if options.ignore_index is not None:
+        ignored = given == options.ignore_index
+        if possible_any(xp, ignored):
+            valid = both(valid, ~ignored)
+    labels = given if valid is None else xp.where(valid, given, xp.zeros_like(given))
+    check_indices(xp, "target", labels, layout, IGNORE_HINT)
+    labels = xp.astype(labels, xp.int64)
+    if class_weight is None:
+        label_weight, target_mass = xp.ones((1, 1), dtype=work_dtype), 1.0
+    else:
+        label_weight = class_weight[labels][:, None]
+        target_mass = label_weight[:, 0]
+    return (
+        RowCoefficients(
+            **common,
+            indices=labels[:, None],
+            index_weight=(1.0 - options.label_smoothing) * label_weight,
+            target_mass=target_mass,
+            valid=valid,
+        ),
+        row_weight,
+    )
+
+
+def both(a: Any, b: Any) -> Any:
+    """The conjunction of two optional masks, None = everywhere True."""
+    return b if a is None else a if b is None else a & b
+
+
+def refuse_focal(options: LossOptions) -> None:
+    if options.focal_gamma:
+        raise ValueError(
+            f"focal_gamma={options.focal_gamma} and a soft target have no joint meaning: the focal loss weighs the "
+            "probability of one certain class; pass class labels (for a one-hot: target.argmax(axis))"
+        )
+
+
+def is_dense(xp: Any, target: Any, layout: Layout) -> bool:
+    """Dense target or class labels? The shape tells; anything else is refused with what was probably meant."""
+    shape = tuple(target.shape)
+    if shape == layout.shape:
+        if not (is_floating(target) or is_integer(target) or is_boolean(target)):
+            raise TypeError(f"a dense target must hold numbers or booleans, got dtype {target.dtype}")
+        return True
+    if shape == layout.row_shape:
+        if is_integer(target) or target.size == 0:
+            return False
+        if is_boolean(target):
+            raise TypeError(
+                "target: boolean class labels; use target.astype(int), or binary_cross_entropy for one logit per row"
+            )
+        raise TypeError(
+            f"target: class labels must be integers, got dtype {target.dtype}; use target.astype(int), or pass soft "
+            f"targets of the shape of logits, {layout.shape}"
+        )
+    one_column = list(layout.shape)
+    one_column[layout.axis] = 1
+    if shape == tuple(one_column):
+        hint = f"; did you mean target.squeeze({layout.axis}), labels without the class axis?"
+    elif len(shape) == len(layout.shape):
+        hint = "; a dense target has the shape of logits"
+    else:
+        hint = "; labels have the shape of logits without the class axis, soft targets the shape of logits"
+    raise ValueError(
+        f"target has shape {shape} for logits of shape {layout.shape} with class axis {layout.axis}: "
+        f"expected {layout.row_shape} (labels) or {layout.shape} (soft){hint}"
+    )
+
+
+def sparse_target(xp: Any, target: Any, layout: Layout, work_dtype: Any) -> tuple[Any, Any]:
+    indices, values = (xp.asarray(part) for part in target)
+    shape = list(indices.shape)
+    entries = shape.pop(layout.axis) if len(shape) == len(layout.shape) else None
+    if entries is None or tuple(shape) != layout.row_shape or indices.shape != values.shape:
+        raise ValueError(
+            f"a sparse target is (indices, values), both of the shape of logits {layout.shape} with k entries in "
+            f"place of the {layout.classes} classes; got shapes {tuple(indices.shape)} and {tuple(values.shape)}"
+        )
+    if entries == 0:
+        raise ValueError("a sparse target needs at least one entry per row, got k = 0")
+    if not (is_integer(indices) or indices.size == 0):
+        raise TypeError(f"target[0], the indices of a sparse target, must be integers, got dtype {indices.dtype}")
+    if not (is_floating(values) or is_integer(values) or is_boolean(values)):
+        raise TypeError(f"target[1], the values of a sparse target, must be numbers, got dtype {values.dtype}")
+    flat = (layout.count, entries)
+    return (
+        xp.reshape(xp.moveaxis(indices, layout.axis, -1), flat),
+        xp.astype(xp.reshape(xp.moveaxis(values, layout.axis, -1), flat), work_dtype),
+    )
+
+
+def class_mask(xp: Any, layout: Layout, mask: Any) -> Any:
+    if mask is None:
+        return None
+    mask = xp.asarray(mask)
+    if not is_boolean(mask):
+        raise TypeError(
+            f"class_mask must be boolean, True = the class can occur, got dtype {mask.dtype}; use mask.astype(bool)"
+        )
+    if tuple(mask.shape) == (layout.classes,):
+        return mask
+    if tuple(mask.shape) == layout.shape:
+        return layout.to_rows(xp, mask)
+    raise ValueError(
+        f"class_mask must have shape ({layout.classes},) or that of logits, {layout.shape}, got {tuple(mask.shape)}"
+    )
+
+
+def check_dense_target(xp: Any, coefficients: RowCoefficients, layout: Layout, first_row: int = 0) -> None:
+    """ValueError for a negative or NaN entry of a dense target in a row that counts."""
+    dense = coefficients.dense
+    if dense is None or is_boolean(dense):
+        return
+    bad = outside(xp, dense)
+    if coefficients.valid is not None:
+        bad = bad & coefficients.valid[:, None]
+    if known_any(xp, bad):
+        first = int(xp.argmax(xp.reshape(bad, (-1,))))
+        row, column = divmod(first, layout.classes)
+        position, value = layout.position(first_row + row, column), float(dense[row, column])
+        raise ValueError(
+            f"target{position} = {value} is not a finite number >= 0; a target is a distribution over the classes"
+        )
+
+
+def check_probabilities(
+    xp: Any, logits: Any, coefficients: RowCoefficients, layout: Layout, first_row: int = 0
+) -> None:
+    """ValueError for a probability that is read (its class has a share of the target) and lies outside [0, 1]."""
+    if coefficients.inputs == "logits":
+        return
+    checks = []  # (what is read, its columns)
+    weight = True if coefficients.class_weight is None else coefficients.class_weight != 0
+    if coefficients.label_smoothing:
+        checks.append((logits, weight, None))
+    elif coefficients.dense is not None:
+        checks.append((logits, weight & (coefficients.dense != 0), None))
+    if coefficients.indices is not None:
+        value = xp.take_along_axis(logits, coefficients.indices, axis=-1)
+        checks.append((value, coefficients.index_weight != 0, coefficients.indices))
+    for value, read, columns in checks:
+        bad = read & ((value > 0) if coefficients.inputs == "log_probs" else (value < 0) | (value > 1))
+        if coefficients.valid is not None:
+            bad = bad & coefficients.valid[:, None]
+        if known_any(xp, bad):
+            row, column = divmod(int(xp.argmax(xp.reshape(bad, (-1,)))), bad.shape[-1])
+            found = float(value[row, column])
+            column = column if columns is None else int(columns[row, column])
+            raise ValueError(probability_error(coefficients.inputs, layout.position(first_row + row, column), found))

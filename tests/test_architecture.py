@@ -1,0 +1,117 @@
+"""The import direction of docs/design.md, section "Layout", read from the source with `ast`."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "crossentropy"
+
+# Lowest first: a module may import from its own line and from the lines before it, never from a later one.
+# `kernels` is kernels/__init__.py, `kernels.*` are its members; "" is the package's own __init__.py.
+COMPILED = {"_native"}
+LAYERS = [
+    COMPILED,
+    {"row_loss", "binary_loss", "arrays"},
+    {"kernels.*", "kernels"},
+    {"options", "row_coefficients", "binary_coefficients", "reduction", "libraries.*", "libraries"},
+    {"distributions", "losses"},
+    {""},
+    {"torch", "optax", "evaluation.accumulators", "evaluation.batches"},
+    {"evaluation.columns", "evaluation.curves", "evaluation.formats", "evaluation.scores"},
+    {"evaluation.calibration", "evaluation.compare", "evaluation.plots", "evaluation.tables", "evaluation.terminal"},
+    {"evaluation.log_loss_report", "evaluation.state"},
+    {"evaluation.commands", "evaluation.demo"},
+    {"evaluation"},
+    {"evaluation.cli"},
+]
+# Members that do not know of each other: each is one answer to the same question (who computes, whose array).
+STRANGERS = ("kernels.", "libraries.")
+# What only the named modules may import, wherever the statement stands. The rest of the core knows NumPy alone.
+OPTIONAL = {
+    "torch": {"libraries.torch", "torch", "kernels.triton"},
+    "triton": {"kernels.triton"},
+    "jax": {"libraries.jax", "optax"},
+    "matplotlib": {"evaluation.plots"},
+    "pyarrow": {"evaluation.demo", "evaluation.formats", "evaluation.tables"},
+    "rich": {"evaluation.cli", "evaluation.demo", "evaluation.terminal"},
+    "sklearn": {"evaluation.demo"},
+}
+
+
+def layer(module):
+    """Position of `module` in LAYERS; a member of a package is named by itself or by `package.*`."""
+    for position, names in enumerate(LAYERS):
+        if module in names or (module.partition(".")[0] + ".*" in names and "." in module):
+            return position
+    raise AssertionError(f"crossentropy.{module} has no place in LAYERS; docs/design.md says which layers there are")
+
+
+def read_modules():
+    """Every module of the package, without the package's name: {"kernels.generic": its syntax tree, ...}."""
+    modules = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = (path, ast.parse(path.read_text("utf-8")))
+    return modules
+
+
+MODULES = read_modules()
+
+
+def imported_names(module):
+    """Absolute dotted names that `module` imports; for `from a import b` both a and a.b, since b can be a module."""
+    path, tree = MODULES[module]
+    package = ["crossentropy", *path.relative_to(SOURCE).parent.parts]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            members = {f"{base}.{alias.name}" for alias in node.names}
+            own = {name for name in members if name.removeprefix("crossentropy.") in {*MODULES, *COMPILED}}
+            yield from own
+            if members - own:
+                yield base
+
+
+def imported_modules(module):
+    """Modules of this package that `module` imports."""
+    for name in imported_names(module):
+        head, _, rest = name.partition(".")
+        if head == "crossentropy":
+            yield rest
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    for target in imported_modules(module):
+        assert layer(target) <= layer(module), f"crossentropy.{module} must not import crossentropy.{target}"
+        for package in STRANGERS:
+            assert not (module.startswith(package) and target.startswith(package)), (
+                f"crossentropy.{module} and crossentropy.{target} must not know of each other"
+            )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_an_optional_library_is_imported_in_its_own_module_alone(module):
+    for name in imported_names(module):
+        owners = OPTIONAL.get(name.partition(".")[0])
+        assert owners is None or module in owners, f"crossentropy.{module} must not import {name}"
+
+
+def test_imports_have_no_circle():
+    TopologicalSorter({module: set(imported_modules(module)) - {module} for module in MODULES}).prepare()
+
+
+def test_importing_the_package_loads_numpy_alone():
+    script = (
+        "import numpy, sys; before = set(sys.modules); import crossentropy\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["crossentropy"]
