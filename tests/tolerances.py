@@ -25,6 +25,8 @@ HVP = 16
 MEAN = 2
 # A sum or mean of rows that were each allowed ROW_LOSS.
 REDUCED = ROW_LOSS + MEAN
+# The same terms scaled in another order: a row's weight, the denominator and the unit round once each.
+SCALED = 2
 # A 16-bit result of a computation in float32 or wider is rounded once; float32 errors can add 0.01 to that half.
 ROUNDED_ONCE = 0.51
 # tanh, exp and log of one argument, and a sum of at most a few terms round them.
@@ -76,8 +78,9 @@ def allowed_error(bound: Any, scale: Any, dtype: Any) -> mpf:
 
 
 def object_array(values: Any) -> np.ndarray:
-    if isinstance(values, np.ndarray):
-        return values.astype(object)
+    """Python's or mpmath's numbers, whatever they were."""
+    if isinstance(values, (np.ndarray, np.generic)):
+        return np.asarray(values).astype(object)
     if isinstance(values, (list, tuple)):
         out = np.empty(len(values), dtype=object)
         out[:] = list(values)
@@ -117,6 +120,9 @@ def assert_same(actual: Any, expected: Any) -> None:
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.dtype == expected.dtype, f"{actual.dtype}, expected {expected.dtype}"
     assert actual.shape == expected.shape, f"shape {actual.shape}, expected {expected.shape}"
+    if actual.dtype.kind in "iub":
+        np.testing.assert_array_equal(actual, expected)
+        return
     kind = np.dtype(f"u{actual.dtype.itemsize}")
     bits, wanted = (np.where(np.isnan(a), np.asarray(np.nan, a.dtype), a).view(kind) for a in (actual, expected))
     different = np.argwhere(np.atleast_1d(bits != wanted))
