@@ -18,10 +18,10 @@ KNOWN_WITHOUT_SUPPORT = {"torch": "PyTorch", "jax": "JAX", "jaxlib": "JAX", "cup
 
 def library_of(*arrays: Any) -> Any:
     """The module of ``crossentropy.libraries`` for these arguments; lists, numbers and data frames go to NumPy."""
-    found = {}
+    found: dict[str, Any] = {}
     for value in arrays:
         for part in value if isinstance(value, tuple) else (value,):
-            name = type(part).__module__.partition(".")[0]
+            name = root_module(type(part))  # type: ignore[arg-type]
             if name in LIBRARIES:
                 found[LIBRARIES[name]] = part
             elif name in KNOWN_WITHOUT_SUPPORT:
@@ -32,6 +32,11 @@ def library_of(*arrays: Any) -> Any:
     if len(found) > 1:
         raise TypeError(f"arrays of several libraries: {', '.join(sorted(found))}; convert them to one")
     return load_library(next(iter(found), "numpy"))
+
+
+@functools.lru_cache(maxsize=256)
+def root_module(array_type: type) -> str:
+    return array_type.__module__.partition(".")[0]
 
 
 @functools.cache
@@ -89,7 +94,12 @@ class Layout:
 
 
 def dtype_name(array: Any) -> str:
-    return str(getattr(array.dtype, "name", array.dtype)).removeprefix("torch.")
+    return name_of_dtype(array.dtype)
+
+
+@functools.lru_cache(maxsize=256)  # NumPy builds the name anew at every call, which takes longer than a small loss
+def name_of_dtype(dtype: Any) -> str:
+    return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
 
 
 FLOATING = ("float64", "float32", "float16", "bfloat16")
@@ -123,17 +133,32 @@ def check_non_negative(xp: Any, name: str, array: Any, position: Callable[[int],
     if not (is_floating(array) or is_integer(array) or is_boolean(array)):
         raise TypeError(f"{name} must hold numbers, got dtype {array.dtype}")
     bad = xp.reshape(outside(xp, array), (-1,))
-    if bool(xp.any(bad)):
+    if known_any(xp, bad):
         first = int(xp.argmax(bad))
         value = float(xp.reshape(array, (-1,))[first])
         where = position(first) if position else unravel(first, tuple(array.shape))
         raise ValueError(f"{name}{where} = {value} must be finite and not negative")
 
 
+def known_any(xp: Any, mask: Any) -> bool:
+    """Is an entry True, as far as the values can be read? For checks, which a traced array passes."""
+    return values_known(mask) and bool(xp.any(mask))
+
+
+def possible_any(xp: Any, mask: Any) -> bool:
+    """May an entry be True? For data that a computation without any could leave out."""
+    return not values_known(mask) or bool(xp.any(mask))
+
+
+def values_known(array: Any) -> bool:
+    """False for arrays without values (under a tracer), or whose values its library does not want to wait for."""
+    return library_of(array).values_known(array)
+
+
 def check_indices(xp: Any, name: str, indices: Any, layout: Layout, hint_if_negative: str = "") -> None:
     """IndexError with position, value and range for the first index, (rows,) or (rows, K), that is no class."""
     bad = (indices < 0) | (indices >= layout.classes)
-    if not bool(xp.any(bad)):
+    if not known_any(xp, bad):
         return
     first = int(xp.argmax(xp.reshape(bad, (-1,))))
     value = int(xp.reshape(indices, (-1,))[first])
@@ -147,7 +172,7 @@ def check_indices(xp: Any, name: str, indices: Any, layout: Layout, hint_if_nega
 def check_unit_interval(xp: Any, name: str, array: Any) -> None:
     """ValueError with position and value of the first entry outside [0, 1]."""
     bad = xp.reshape((array < 0) | (array > 1), (-1,))
-    if bool(xp.any(bad)):
+    if known_any(xp, bad):
         first = int(xp.argmax(bad))
         value = float(xp.reshape(array, (-1,))[first])
         raise ValueError(f"{name}{unravel(first, tuple(array.shape))} = {value} is outside [0, 1]")

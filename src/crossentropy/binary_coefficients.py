@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from crossentropy.arrays import check_non_negative, is_boolean, is_floating, is_integer, probability_error, unravel
+from crossentropy.arrays import (
+    check_non_negative,
+    is_boolean,
+    is_floating,
+    is_integer,
+    known_any,
+    possible_any,
+    probability_error,
+    unravel,
+)
 from crossentropy.binary_loss import BinaryCoefficients
 from crossentropy.options import BinaryOptions
 
@@ -40,11 +49,11 @@ def binary_coefficients(
         raise TypeError(f"target must hold numbers in [0, 1] or booleans, got dtype {target.dtype}")
 
     row_weight, valid = broadcast("row_weight"), None
-    if row_weight is not None and bool(xp.any(row_weight == 0)):
+    if row_weight is not None and possible_any(xp, row_weight == 0):
         valid = row_weight != 0
     if options.ignore_index is not None and not is_boolean(target):
         counted = target != options.ignore_index
-        if not bool(xp.all(counted)):
+        if possible_any(xp, ~counted):
             valid = counted if valid is None else valid & counted
 
     bad = ~((target >= 0) & (target <= 1))
@@ -52,7 +61,7 @@ def binary_coefficients(
         bad = (target != 0) & (target != 1)
     if valid is not None:
         bad = bad & valid
-    if bool(xp.any(bad)):
+    if known_any(xp, bad):
         first = int(xp.argmax(xp.reshape(bad, (-1,))))
         value = float(xp.reshape(target, (-1,))[first])
         where = f"target{unravel(first, shape)} = {value}"
@@ -81,7 +90,7 @@ def check_binary_probabilities(xp: Any, logits: Any, coefficients: BinaryCoeffic
     bad = (logits > 0) if coefficients.inputs == "log_probs" else (logits < 0) | (logits > 1)
     if coefficients.valid is not None:
         bad = bad & coefficients.valid
-    if bool(xp.any(bad)):
+    if known_any(xp, bad):
         first = int(xp.argmax(xp.reshape(bad, (-1,))))
         value = float(xp.reshape(logits, (-1,))[first])
         raise ValueError(probability_error(coefficients.inputs, unravel(first, tuple(logits.shape)), value))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -85,8 +86,37 @@ def normalizer(name: str, value: Any) -> Any:
     return array(name, value)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class SharedOptions:
+class Options:
+    """A call's options as attributes; what was not given is the class's default, so a plain call checks nothing."""
+
+    def __init__(self, **given: Any) -> None:
+        defaults = type(self).defaults()
+        for name, value in given.items():
+            default, check = defaults[name]
+            if value is not default:
+                self.__dict__[name] = check(name, value)
+        if self.__dict__:
+            self.check_together()
+
+    def check_together(self) -> None:
+        """ValueError for options without a joint meaning."""
+
+    def replace(self, **changes: Any) -> Self:
+        """The same options but for these, which are not checked again."""
+        result = object.__new__(type(self))
+        result.__dict__.update(self.__dict__ | changes)
+        return result
+
+    @classmethod
+    @functools.cache
+    def defaults(cls) -> dict[str, tuple[Any, Callable[[str, Any], Any]]]:
+        """Name -> (default, check)."""
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+        return {field.name: (field.default, field.metadata["check"]) for field in fields}
+
+
+@dataclasses.dataclass(init=False, eq=False)
+class SharedOptions(Options):
     """Options that mean the same for the softmax and the sigmoid loss."""
 
     inputs: str = option("logits", one_of("logits", "log_probs", "probs"))
@@ -99,10 +129,7 @@ class SharedOptions:
     unit: str = option("nats", one_of("nats", "bits"))
     num_threads: int | None = option(None, optional(thread_count))
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = field.metadata["check"](field.name, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)  # frozen: this is the one place that writes
+    def check_together(self) -> None:
         if self.focal_gamma and self.label_smoothing:
             raise ValueError(
                 f"focal_gamma={self.focal_gamma} and label_smoothing={self.label_smoothing} have no joint meaning: "
@@ -110,7 +137,7 @@ class SharedOptions:
             )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(init=False, eq=False)
 class LossOptions(SharedOptions):
     """Options of the softmax loss."""
 
@@ -124,8 +151,8 @@ class LossOptions(SharedOptions):
     )
     class_bias: Any = option(None, optional(array))
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_together(self) -> None:
+        super().check_together()
         if self.inputs == "logits":
             return
         changed = {
@@ -143,7 +170,7 @@ class LossOptions(SharedOptions):
                 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(init=False, eq=False)
 class BinaryOptions(SharedOptions):
     """Options of the sigmoid loss."""
 
@@ -165,7 +192,7 @@ def takes_options_of(source: Callable[..., Any]) -> Callable[[Function], Functio
 
 def make_options(options_type: type[Any], given: dict[str, Any]) -> Any:
     """``options_type(**given)``, with a hint for a name that does not exist."""
-    names = [field.name for field in dataclasses.fields(options_type)]
+    names = options_type.defaults()
     for name in given:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)

@@ -24,7 +24,9 @@ from crossentropy.arrays import (
     is_floating,
     is_integer,
     is_sparse,
+    known_any,
     outside,
+    possible_any,
     probability_error,
 )
 from crossentropy.options import LossOptions
@@ -57,7 +59,7 @@ def row_coefficients(
         check_non_negative(xp, "class_weight", class_weight)
         class_weight = xp.astype(class_weight, work_dtype)
     if class_bias is not None:
-        if bool(xp.any(xp.isnan(class_bias))):
+        if known_any(xp, xp.isnan(class_bias)):
             raise ValueError("class_bias must not hold NaN")
         class_bias = xp.astype(class_bias, work_dtype)
 
@@ -73,7 +75,7 @@ def row_coefficients(
             ) from None
         check_non_negative(xp, "row_weight", row_weight)
         row_weight = xp.astype(xp.reshape(row_weight, (-1,)), work_dtype)
-        if bool(xp.any(row_weight == 0)):
+        if possible_any(xp, row_weight == 0):
             valid = row_weight != 0
 
     common: dict[str, Any] = {
@@ -94,7 +96,7 @@ def row_coefficients(
         ignored = (
             xp.zeros_like(indices, dtype=bool) if options.ignore_index is None else indices == options.ignore_index
         )
-        valid = both(valid, ~xp.all(ignored, axis=-1) if bool(xp.any(ignored)) else None)
+        valid = both(valid, ~xp.all(ignored, axis=-1) if possible_any(xp, ignored) else None)
         unread = ignored if valid is None else ignored | ~valid[:, None]
         indices, values = xp.where(unread, 0, indices), xp.where(unread, 0.0, values)
         check_indices(xp, "target[0]", indices, layout, IGNORE_HINT)
@@ -125,7 +127,7 @@ def row_coefficients(
     given = xp.reshape(target, (-1,))
     if options.ignore_index is not None:
         ignored = given == options.ignore_index
-        if bool(xp.any(ignored)):
+        if possible_any(xp, ignored):
             valid = both(valid, ~ignored)
     labels = given if valid is None else xp.where(valid, given, xp.zeros_like(given))
     check_indices(xp, "target", labels, layout, IGNORE_HINT)
@@ -239,7 +241,7 @@ def check_dense_target(xp: Any, coefficients: RowCoefficients, layout: Layout, f
     bad = outside(xp, dense)
     if coefficients.valid is not None:
         bad = bad & coefficients.valid[:, None]
-    if bool(xp.any(bad)):
+    if known_any(xp, bad):
         first = int(xp.argmax(xp.reshape(bad, (-1,))))
         row, column = divmod(first, layout.classes)
         position, value = layout.position(first_row + row, column), float(dense[row, column])
@@ -267,7 +269,7 @@ def check_probabilities(
         bad = read & ((value > 0) if coefficients.inputs == "log_probs" else (value < 0) | (value > 1))
         if coefficients.valid is not None:
             bad = bad & coefficients.valid[:, None]
-        if bool(xp.any(bad)):
+        if known_any(xp, bad):
             row, column = divmod(int(xp.argmax(xp.reshape(bad, (-1,)))), bad.shape[-1])
             found = float(value[row, column])
             column = column if columns is None else int(columns[row, column])

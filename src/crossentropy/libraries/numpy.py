@@ -30,9 +30,14 @@ WORK = np.float64
 namespace = np
 # Elements per block of rows: the float64 temporaries of one block (256 kB each) stay in a core's cache.
 BLOCK = 1 << 15
+ARRAY_OPTIONS = ("class_weight", "row_weight", "class_mask", "class_bias", "pos_weight", "normalizer")
 
 # Infinities and underflow are results here, defined row by row; a warning for each would be noise.
 quiet = functools.partial(np.errstate, all="ignore")
+
+
+def values_known(array: Any) -> bool:
+    return True
 
 
 def as_array(name: str, value: Any) -> np.ndarray:
@@ -71,10 +76,9 @@ def as_target(target: Any) -> Any:
 
 def as_options(options: Any) -> Any:
     """The same options with NumPy arrays for whatever the caller gave as an array."""
-    names = {"class_weight", "row_weight", "class_mask", "class_bias", "pos_weight", "normalizer"}
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name in names}
-    arrays = {name: as_array(name, v) for name, v in given.items() if v is not None and not isinstance(v, (str, float))}
-    return dataclasses.replace(options, **arrays) if arrays else options
+    given = vars(options)
+    arrays = {n: as_array(n, given[n]) for n in ARRAY_OPTIONS if n in given and not isinstance(given[n], str)}
+    return options.replace(**arrays) if arrays else options
 
 
 def result_dtype(array: np.ndarray) -> np.dtype:
