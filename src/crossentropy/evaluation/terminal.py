@@ -117,7 +117,7 @@ def _skill(baseline: Baseline) -> Text:
 
 def _row_sums(report: LogLossScores) -> Text:
     sums = report.row_sums
-    explained = f"{sums.precision} numbers explain {sums.tolerance:.1e}"
+    explained = f"{sums.precision} explain{'' if sums.precision.endswith('s') else 's'} {sums.tolerance:.1e}"
     if not sums.rows_beyond:
         furthest = max(abs(sums.lowest - 1), abs(sums.highest - 1))
         return Text(f"1 within {furthest:.1e} ({explained})" if furthest else "1, each")
