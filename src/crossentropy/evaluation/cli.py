@@ -147,6 +147,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("not enough memory")
     except KeyboardInterrupt:
         return _fail("interrupted", status=130)
+    except Exception as error:
+        if os.environ.get("CROSSENTROPY_TRACEBACK"):
+            raise
+        return _fail(
+            f"this is a mistake in crossentropy, not in the file: {type(error).__name__}: {error} "
+            "(set CROSSENTROPY_TRACEBACK=1 to see where, and please report it)"
+        )
     return 0
 
 

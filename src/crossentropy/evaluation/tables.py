@@ -96,7 +96,7 @@ def _table_batches(path: Path, table: Table, columns: Columns, index: ClassIndex
         where = _Where(path, first_row, ids)
         yield _batch(
             where,
-            probabilities=_matrix(rows, columns.probabilities, where),
+            predictions=_matrix(rows, columns.probabilities, where),
             labels=_positions(rows.column(columns.label), index, where),
             weights=_numbers(rows, columns.weight, where) if columns.weight is not None else None,
             columns=columns.probabilities,
@@ -132,7 +132,7 @@ def _from_arrays(path: Path, labels: str | Path | None, label_kind: str) -> Pred
             native = np.float64 if block.dtype.itemsize >= 8 else np.float32
             yield _batch(
                 _Where(path, start, None),
-                probabilities=np.asarray(block, native),
+                predictions=np.asarray(block, native),
                 labels=_positions(_arrow(values[start : start + size], where), index, where),
             )
 
