@@ -76,11 +76,14 @@ class Layout:
 
     def to_rows(self, xp: Any, array: Any) -> Any:
         """(rows, classes); a view where the strides allow one."""
-        return xp.reshape(xp.moveaxis(array, self.axis, -1), (self.count, self.classes))
+        if self.axis != len(self.shape) - 1:
+            array = xp.moveaxis(array, self.axis, -1)
+        return xp.reshape(array, (self.count, self.classes))
 
     def from_rows(self, xp: Any, rows: Any) -> Any:
         """The inverse of ``to_rows``."""
-        return xp.moveaxis(xp.reshape(rows, (*self.row_shape, self.classes)), -1, self.axis)
+        array = xp.reshape(rows, (*self.row_shape, self.classes))
+        return array if self.axis == len(self.shape) - 1 else xp.moveaxis(array, -1, self.axis)
 
     def position(self, row: int, entry: int | None = None) -> str:
         """``[3, 0, 5]``: where row ``row`` (and entry ``entry`` along the class axis) lies in the caller's array."""

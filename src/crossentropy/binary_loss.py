@@ -56,7 +56,7 @@ def sigmoid_slopes(xp: Any, x: Any, inputs: str) -> tuple[Any, Any]:
         return -xp.where(x >= 0, smaller, larger), xp.where(x >= 0, larger, smaller)
     if inputs == "probs":
         return -1.0 / x, 1.0 / (1.0 - x)
-    return -xp.ones_like(x), -xp.exp(x) / xp.expm1(x)
+    return -xp.ones_like(x), xp.exp(x) / xp.abs(xp.expm1(x))
 
 
 def binary_measure(xp: Any, c: BinaryCoefficients, like: Any) -> tuple[Any, Any]:

@@ -48,15 +48,16 @@ def denominator(
     return xp.sum(counts)
 
 
-def reciprocal(xp: Any, value: Any, work: Any) -> Any:
-    """1 / value, and 0 for 0: a mean over nothing is 0."""
-    value = xp.asarray(value, dtype=work)
-    return xp.where(value == 0, 0.0, 1.0 / xp.where(value == 0, 1.0, value))
+def divide(xp: Any, value: Any, denominator_: Any) -> Any:
+    """value / denominator, and 0 for a denominator of 0: a mean over nothing is 0."""
+    if isinstance(denominator_, int | float):
+        return value / denominator_ if denominator_ else xp.zeros_like(value)
+    return xp.where(denominator_ == 0, 0.0, value / xp.where(denominator_ == 0, 1.0, denominator_))
 
 
-def upstream(xp: Any, options: Any, row_weight: Any, denominator_: Any, work: Any) -> Any:
+def upstream(xp: Any, options: Any, row_weight: Any, denominator_: Any) -> Any:
     """The factor of each row's gradient: a number or (rows,)."""
-    factor = reciprocal(xp, denominator_, work) / NATS_PER_UNIT[options.unit]
+    factor = divide(xp, 1.0 / NATS_PER_UNIT[options.unit], denominator_)
     return factor if row_weight is None else row_weight * factor
 
 
@@ -69,6 +70,5 @@ def reduce_rows(xp: Any, losses: Any, options: Any, row_weight: Any, denominator
     if options.reduction == "none":
         return losses / unit
     if getattr(denominator_, "ndim", 0) == 1:
-        return xp.sum(xp.where(denominator_ == 0, 0.0, losses / denominator_)) / unit
-    total = xp.sum(losses)
-    return xp.where(denominator_ == 0, 0.0, total / denominator_) / unit
+        return xp.sum(divide(xp, losses, denominator_)) / unit
+    return divide(xp, xp.sum(losses), denominator_) / unit

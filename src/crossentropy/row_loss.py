@@ -7,6 +7,7 @@ For one row with raw logits x, every option of the package is data in
     loss = s L - sum_k b_k r_k - g P - d D + zeta lse^2
 
 * transformed logits   z_j = cap(x_j / temperature + bias_j), -inf where the class is masked; slope T'_j = dz_j / dx_j
+                         (an infinite logit stays infinite under the cap)
 * maximum              m = max_j z_j
 * ties, others         n = number of classes with z_j = m,  S = sum of exp(z_j - m) over all other classes
 * log-sum              L = log n + log1p(S / n),  lse = m + L

@@ -33,7 +33,8 @@ def transform(xp: Any, logits: Any, c: RowCoefficients, work: Any) -> Any:
         return xp.log(z)
     z = uncapped(z, c)
     if c.softcap is not None:
-        z = c.softcap * xp.tanh(z / c.softcap)
+        # An infinite logit says what it says without a cap: -inf cannot occur, +inf is undefined.
+        z = xp.where(xp.isinf(z), z, c.softcap * xp.tanh(z / c.softcap))
     if c.class_mask is not None:
         z = xp.where(c.class_mask, z, -xp.inf)
     return z

@@ -135,8 +135,8 @@ class Rows:
         return np.reshape(value, shape).astype(dtype)[()]
 
     def upstream(self, denominator: Any) -> Callable[[slice], Any]:
-        factor = reduction.upstream(np, self.options, self.row_weight, denominator, WORK)
-        return (lambda block: factor[block]) if factor.ndim else (lambda block: factor)
+        factor = reduction.upstream(np, self.options, self.row_weight, denominator)
+        return (lambda block: factor[block]) if np.ndim(factor) else (lambda block: factor)
 
 
 def cross_entropy(logits: Any, target: Any, options: LossOptions) -> Any:
@@ -234,8 +234,8 @@ def binary(logits: np.ndarray, target: Any, options: BinaryOptions, gradient: np
         coefficients, row_weight = binary_coefficients(np, as_array("target", target), logits.shape, options, WORK)
         denominator = reduction.denominator(np, options, logits.shape, row_weight, coefficients.valid, 1.0, WORK)
         flat_weight = None if row_weight is None else row_weight.reshape(-1)
-        factor = reduction.upstream(np, options, flat_weight, denominator, WORK)
-        factor = factor.reshape(logits.shape) if factor.ndim else factor
+        factor = reduction.upstream(np, options, flat_weight, denominator)
+        factor = factor.reshape(logits.shape) if np.ndim(factor) else factor
         losses = np.empty(logits.shape)
         check_binary_probabilities(np, logits, coefficients)
         for block, part in element_blocks(logits):
@@ -243,7 +243,7 @@ def binary(logits: np.ndarray, target: Any, options: BinaryOptions, gradient: np
             where: Any = ... if block is None else block
             losses[where] = generic.binary_loss(np, part, piece, WORK)
             if gradient is not None:
-                share = factor[where] if factor.ndim else factor
+                share = factor[where] if np.ndim(factor) else factor
                 gradient[where] = generic.binary_gradient(np, part, piece, share, WORK)
         value = reduction.reduce_rows(np, losses.reshape(-1), options, flat_weight, denominator)
         shape = logits.shape if options.reduction == "none" else ()
