@@ -75,9 +75,16 @@ class LossSums:
         sums = {(a, b): float(getattr(self, f"w{a}l{b}")[group]) for a, b in POWERS}
         return Spread.from_power_sums(int(self.rows[group] - self.infinite[group]), sums)
 
-    def without(self, group: int, total: Self) -> Self:
-        """All groups but one, as one group, given the total."""
-        return type(self)(*(getattr(total, f.name) - getattr(self, f.name)[group] for f in fields(self)))
+    def central_moments(self, group: int = 0) -> tuple[float, float, float]:
+        """Mean, second and third central moment of the finite losses of a group, weighted by w, w^2 and w^3."""
+        (w1, s1), (w2, t1, t2), (w3, u1, u2, u3) = (
+            [float(getattr(self, f"w{a}l{b}")[group]) for b in range(a + 1)] for a in (1, 2, 3)
+        )
+        mean = s1 / w1
+        second, third = t2 - 2 * mean * t1 + mean**2 * w2, u3 - 3 * mean * u2 + 3 * mean**2 * u1 - mean**3 * w3
+        if second <= 1e-13 * t2:  # what rounding leaves of equal losses
+            second = third = 0.0
+        return mean, second / w2, third / w3
 
     def total(self) -> Self:
         """All groups together, as one group."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from crossentropy import cross_entropy, row_statistics
 
-from .batches import Batch, RowLoss
+from .batches import Batch, PredictionError, RowLoss
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,18 @@ class RowScores:
         else:
             logits = values
         summary = row_statistics(logits, labels, ignore_index=None)
+        prediction, row_entropy = summary.prediction, summary.entropy
+        undefined = prediction < 0
+        if undefined.any():
+            if batch.inputs == "logits":
+                raise PredictionError(
+                    f"{batch.where(int(undefined.argmax()))}: every logit is -inf: no class can occur"
+                )
+            # every probability is 0: the loss is infinite, the first class is as good as any
+            prediction, row_entropy = np.where(undefined, 0, prediction), np.where(undefined, 0, row_entropy)
         rows = np.arange(batch.rows)
         chosen = values[rows, labels].astype(np.float64)
-        top = values[rows, summary.prediction].astype(np.float64)
+        top = values[rows, prediction].astype(np.float64)
         if batch.inputs == "logits":
             loss = -summary.target_log_prob.astype(np.float64) + 0.0
             label_probability, prediction_probability = np.exp(-loss), np.exp(top - summary.lse)
@@ -48,7 +57,7 @@ class RowScores:
             label_probability, prediction_probability = (
                 (chosen, top) if batch.inputs == "probs" else (np.exp(chosen), np.exp(top))
             )
-        return cls(batch, loss, summary.entropy, summary.prediction, label_probability, prediction_probability, logits)
+        return cls(batch, loss, row_entropy, prediction, label_probability, prediction_probability, logits)
 
     def row(self, row: int) -> RowLoss:
         """One row for a person."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import NormalDist
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from .accumulators import LossSums, RowSums
 from .batches import RowLoss
 from .calibration import Calibration
 from .clusters import ClusterSums
-from .intervals import Spread, holm
+from .intervals import Spread, holm, skewed_p_value
 
 NATS_PER_BIT = math.log(2)
 
@@ -21,7 +22,8 @@ class MeanLoss:
     """The mean log loss of a group of rows, in nats.
 
     `mean` is infinite where one row's loss is; `finite_mean` is the mean of the other rows, None where there is none.
-    `spread` is that of the finite rows' mean, by row or by cluster; None where there are too few of them.
+    `spread` is that of the finite rows' mean, by row or by cluster, None where there are too few of them; `row_error`
+    is the standard error by row.
     """
 
     rows: int
@@ -33,6 +35,7 @@ class MeanLoss:
     finite_total: float
     spread: Spread | None
     clusters: int | None = None
+    row_error: float | None = None
 
     @classmethod
     def from_sums(cls, sums: LossSums, group: int = 0, clusters: ClusterSums | None = None) -> MeanLoss | None:
@@ -42,6 +45,7 @@ class MeanLoss:
             return None
         finite_weight, finite_total = float(sums.w1l0[group]), float(sums.w1l1[group])
         finite_mean = finite_total / finite_weight if rows > infinite else None
+        by_row = sums.spread(group)
         return cls(
             rows=rows,
             correct=int(sums.correct[group]),
@@ -50,7 +54,8 @@ class MeanLoss:
             mean=math.inf if finite_mean is None or infinite else finite_mean,
             finite_mean=finite_mean,
             finite_total=finite_total,
-            spread=clusters.spread() if clusters else sums.spread(group),
+            spread=clusters.spread() if clusters else by_row,
+            row_error=by_row.standard_error if by_row else None,
             clusters=len(clusters.keys) if clusters else None,
         )
 
@@ -66,6 +71,13 @@ class MeanLoss:
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval of the mean; None for an infinite mean and for too few rows."""
         return self.spread.interval() if self.spread and not self.infinite else None
+
+    @property
+    def inflation(self) -> float:
+        """How much wider clusters make the standard error than the rows alone would; at least 1."""
+        if not self.clusters or not self.spread or not self.row_error:
+            return 1.0
+        return max(1.0, self.spread.standard_error / self.row_error)
 
 
 @dataclass(frozen=True)
@@ -96,18 +108,23 @@ class PartLoss:
         return self.p_value is not None and self.p_value < 0.05
 
 
-def part_losses(names: Sequence[str], sums: LossSums) -> tuple[PartLoss, ...]:
-    """The loss of every group of the sums, beside the others."""
+def part_losses(names: Sequence[str], sums: LossSums, inflation: float = 1.0) -> tuple[PartLoss, ...]:
+    """The loss of every group of the sums, beside the others.
+
+    `inflation` widens the standard errors: what clusters do to that of the whole, they are taken to do to the parts.
+    """
     total = sums.total()
     whole = MeanLoss.from_sums(total)
-    losses = [MeanLoss.from_sums(sums, group) for group in range(len(names))]
     if whole is None:
         return tuple(PartLoss(name, None, None, None) for name in names)
+    losses = [MeanLoss.from_sums(sums, group) for group in range(len(names))]
+    losses = [loss and replace(loss, spread=loss.spread and loss.spread.inflated(inflation)) for loss in losses]
     shares = not whole.infinite and whole.finite_total > 0
+    moments = total.central_moments() if total.spread() else None
     p_values = {
         group: p_value
-        for group, loss in enumerate(losses)
-        if loss and (p_value := _difference_p_value(loss, sums.without(group, total))) is not None
+        for group in np.flatnonzero(sums.rows).tolist()
+        if (p_value := _difference_p_value(sums, group, total, moments, inflation)) is not None
     }
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return tuple(
@@ -116,12 +133,27 @@ def part_losses(names: Sequence[str], sums: LossSums) -> tuple[PartLoss, ...]:
     )
 
 
-def _difference_p_value(part: MeanLoss, others: LossSums) -> float | None:
-    rest = others.spread()
-    if part.spread is None or rest is None:
+def _difference_p_value(
+    sums: LossSums, group: int, total: LossSums, moments: tuple[float, float, float] | None, inflation: float
+) -> float | None:
+    """The chance that rows drawn from all rows differ as much in their mean as the rows of this part do.
+
+    The variance and the skewness, in `moments`, are those of all rows: a part of a few skewed losses does not know its
+    own.
+    """
+
+    def part(power: int, at: LossSums = sums, i: int = group) -> float:
+        return float(getattr(at, f"w{power}l0")[i])
+
+    share = part(1) / part(1, total, 0) if part(1) else 1.0
+    if moments is None or not 0 < share < 1:
         return None
-    error = math.hypot(part.spread.standard_error, rest.standard_error)
-    return 2 * NormalDist().cdf(-abs(part.spread.mean - rest.mean) / error) if error else None
+    mean, second, third = moments
+    error = math.sqrt(second * part(2) * (1 - share)) / part(1) * inflation
+    if not error:
+        return None
+    skewness = third / second**1.5 * part(3) / part(2) ** 1.5
+    return skewed_p_value((float(sums.w1l1[group]) / part(1) - mean) / error, skewness)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from crossentropy import entropy
 
+from . import state_bytes
 from .accumulators import LossSums, RowSums, WorstRows
 from .batches import Batch, PredictionError, RowLoss
 from .calibration import TemperatureSums
@@ -23,6 +24,11 @@ from .scores import Baseline, MeanLoss, part_losses
 from .slices import SliceSums
 
 SHOWN_INFINITE_ROWS = 10
+# What a saved state may be made of.
+_PARTS = (
+    *(LossSums, RowSums, WorstRows, RowLoss, LossHistogram),
+    *(TemperatureSums, LabelErrorSums, ClusterSums, SliceSums),
+)
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,23 @@ class Evaluation:
             slices=slices,
         )
 
+    def to_bytes(self) -> bytes:
+        """The state as bytes: keep it, or send it to where the parts are merged."""
+        return state_bytes.to_bytes(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The state that `to_bytes` wrote.
+
+        Raises
+        ------
+        ValueError : the bytes are not a saved evaluation, are damaged, or are of another version
+        """
+        state = state_bytes.from_bytes(data, (cls, *_PARTS))
+        if not isinstance(state, cls):
+            raise ValueError("the bytes are a part of an evaluation, not a whole one")
+        return state
+
     def result(self, source: str = "", reading: Sequence[str] = ()) -> LogLossReport:
         """The numbers, from the sums.
 
@@ -164,7 +187,7 @@ class Evaluation:
         loss = MeanLoss.from_sums(self.by_class.total(), clusters=self.clusters)
         if loss is None:
             raise PredictionError(f"all {self.rows} rows have weight 0" if self.rows else "there are no rows")
-        by_class = part_losses(self.classes, self.by_class)
+        by_class = part_losses(self.classes, self.by_class, loss.inflation)
         prior = np.array([part.loss.weight if part.loss else 0.0 for part in by_class])
         return LogLossReport(
             source=source,
@@ -179,7 +202,9 @@ class Evaluation:
             ),
             calibration=self.temperatures.result(),
             by_class=by_class,
-            slices={name: part_losses(part.values, part.sums) for name, part in sorted(self.slices.items())},
+            slices={
+                name: part_losses(part.values, part.sums, loss.inflation) for name, part in sorted(self.slices.items())
+            },
             infinite_rows=self.infinite_rows,
             worst=self.worst.rows,
             label_thresholds=tuple(self.label_errors.thresholds().tolist()),

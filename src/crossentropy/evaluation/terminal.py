@@ -107,7 +107,7 @@ def _summary(report: LogLossScores) -> RenderableType:
     for i, baseline in enumerate(report.baselines):
         table.add_row("" if i else "Skill", _skill(baseline))
     if report.calibration:
-        table.add_row("Sureness", _calibration(report.calibration))
+        table.add_row("Calibration", _calibration(report.calibration))
     if report.worst_share is not None:
         table.add_row("Worst 1 %", f"of the rows carry {percent(report.worst_share)} of the loss")
     wrong = loss.rows - loss.correct
@@ -126,11 +126,10 @@ def _calibration(found: Calibration) -> Text:
         f"{found.direction}: the loss is {number(abs(found.gap), 3)} nats {side} what the model expects to lose"
     )
     text.append(f" (z = {found.z:.1f}); " if found.z is not None else "; ")
-    edge = "beyond " * found.at_edge
+    text.append(f"temperature {'beyond ' * found.at_edge}{number(found.temperature, 4)}")
     if found.calibration is not None and found.fitted_loss is not None:
         verb = "saves" if found.calibration > 0 else "costs"
-        saved = f"temperature {edge}{number(found.temperature, 4)} {verb} {number(abs(found.calibration), 3)} nats"
-        text.append(f"{saved}, leaving {number(found.fitted_loss, 4)}")
+        text.append(f" {verb} {number(abs(found.calibration), 3)} nats, leaving {number(found.fitted_loss, 4)}")
     return text
 
 
