@@ -1,8 +1,9 @@
 """Measure what crossentropy, PyTorch, optax, Keras and scikit-learn give for the inputs of "Defined results".
 
     python docs/compare_with_others.py            print the table, with the libraries that are installed
-    python docs/compare_with_others.py --write    measure all of them and write the table into docs/defined_results.md
-    python docs/compare_with_others.py --check    fail where the committed table differs from what is measured now
+    python docs/compare_with_others.py --write    measure all of them and write the table into docs/defined_results.md,
+                                                  and some of its rows into README.md
+    python docs/compare_with_others.py --check    fail where a committed table differs from what is measured now
 
 Every library gets the same float32 input and is called in the form that its own documentation shows; where it has no
 such form, the cell is empty. `pip install ".[docs]"` installs all of them.
@@ -23,10 +24,8 @@ import numpy as np
 
 import crossentropy as xe
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
 DOCUMENT = Path(__file__).with_name("defined_results.md")
+README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- measured table: start -->", "<!-- measured table: end -->"
 INF, NAN = math.inf, math.nan
 
@@ -39,6 +38,7 @@ class Case:
     logits: list
     target: list
     binary: bool = False
+    in_readme: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -55,32 +55,32 @@ class Case:
 
 
 CASES = [
-    Case("every row ignored", [[1, 2, 3], [3, 2, 1]], [-100, -100]),
+    Case("every row ignored", [[1, 2, 3], [3, 2, 1]], [-100, -100], in_readme=True),
     Case("no rows", [], []),
-    Case("an ignored row that holds NaN", [[NAN, 0, 0], [2, 1, 0]], [-100, 0]),
+    Case("an ignored row that holds NaN", [[NAN, 0, 0], [2, 1, 0]], [-100, 0], in_readme=True),
     Case("an ignored row that holds inf", [[INF, 0, 0], [2, 1, 0]], [-100, 0]),
     Case("logit -inf beside the target", [[-INF, 0, 1]], [1]),
-    Case("the same, one-hot target", [[-INF, 0, 1]], [[0.0, 1.0, 0.0]]),
-    Case("the same, under smoothing", [[-INF, 0, 1]], [1], options={"label_smoothing": 0.1}),
+    Case("logit -inf beside a one-hot target", [[-INF, 0, 1]], [[0.0, 1.0, 0.0]], in_readme=True),
+    Case("logit -inf under smoothing", [[-INF, 0, 1]], [1], options={"label_smoothing": 0.1}),
     Case("logit -inf on the target", [[-INF, 0, 1]], [0]),
-    Case("probability 0 on the target", [[0, 0.5, 0.5]], [0], options={"inputs": "probs"}),
-    Case("the same, binary", [0], [1], binary=True, options={"inputs": "probs"}),
+    Case("probability 0 on the target", [[0, 0.5, 0.5]], [0], options={"inputs": "probs"}, in_readme=True),
+    Case("probability 0 on the target, binary", [0], [1], binary=True, options={"inputs": "probs"}, in_readme=True),
     Case("NaN logit", [[NAN, 0, 0], [2, 1, 0]], [1, 0], options={"reduction": "none"}),
     Case("logit +inf", [[INF, 0, 0], [2, 1, 0]], [0, 0], options={"reduction": "none"}),
     Case("every logit -inf", [[-INF, -INF, -INF], [2, 1, 0]], [0, 0], options={"reduction": "none"}),
-    Case("sigmoid, logit +inf, target 1", [INF], [1], binary=True),
+    Case("sigmoid, logit +inf, target 1", [INF], [1], binary=True, in_readme=True),
     Case("sigmoid, logit -inf, target 0", [-INF], [0], binary=True),
     Case("sigmoid, logit +inf, target 0", [INF], [0], binary=True),
-    Case("label too large", [[1, 2, 3]], [5]),
-    Case("label negative", [[1, 2, 3]], [-1]),
+    Case("label too large", [[1, 2, 3]], [5], in_readme=True),
+    Case("label negative", [[1, 2, 3]], [-1], in_readme=True),
     Case("float class indices", [[1, 2, 3], [3, 2, 1]], [0.0, 1.0]),
     Case("labels of shape (N, 1)", [[1, 2, 3], [3, 2, 1]], [[0], [1]]),
     Case("more labels than rows", [[1, 2, 3], [3, 2, 1]], [0, 1, 2]),
-    Case("smoothing outside [0, 1)", [[1, 2, 3]], [0], options={"label_smoothing": 1.5}),
+    Case("smoothing outside [0, 1)", [[1, 2, 3]], [0], options={"label_smoothing": 1.5}, in_readme=True),
     Case("unknown option value", [[1, 2, 3]], [0], options={"reduction": "average"}),
     Case("focal and soft target", [[1, 2, 3]], [[0.5, 0.5, 0.0]], options={"focal_gamma": 2.0}),
     Case("focal and smoothing", [[1, 2, 3]], [0], options={"focal_gamma": 2.0, "label_smoothing": 0.1}),
-    Case("a loss far below one ulp of 1", [[20, 0, 0]], [0]),
+    Case("a loss far below one ulp of 1", [[20, 0, 0]], [0], in_readme=True),
 ]
 
 
@@ -279,9 +279,11 @@ def differences(committed: list[list[str]], measured: list[list[str]]) -> list[s
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--write", action="store_true", help="write the table into docs/defined_results.md")
-    action.add_argument("--check", action="store_true", help="fail where the committed table differs")
+    action.add_argument("--write", action="store_true", help="write the tables into the documents")
+    action.add_argument("--check", action="store_true", help="fail where a committed table differs")
     arguments = parser.parse_args()
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
     versions = {name: installed_version(name) for name in LIBRARIES}
     missing = [name for name, version in versions.items() if version is None]
@@ -289,17 +291,20 @@ def main() -> int:
     if arguments.write and missing:
         return 1
     table = measure_table({name: version for name, version in versions.items() if version is not None})
-    before, _, rest = DOCUMENT.read_text("utf-8").partition(START)
-    committed, _, after = rest.partition(END)
-    if arguments.check:
-        found = differences(from_markdown(committed), table)
-        print(*found, sep="\n")
-        return 1 if found else 0
-    if arguments.write:
-        DOCUMENT.write_text(f"{before}{START}\n{to_markdown(table)}\n{END}{after}", "utf-8", newline="\n")
-    else:
+    shown = {case.name for case in CASES if case.in_readme}
+    tables = {DOCUMENT: table, README: [table[0], *(row for row in table[1:] if row[0] in shown)]}
+    if not (arguments.write or arguments.check):
         print(to_markdown(table))
-    return 0
+    status = 0
+    for document, measured in tables.items():
+        before, _, rest = document.read_text("utf-8").partition(START)
+        committed, _, after = rest.partition(END)
+        if arguments.write:
+            document.write_text(f"{before}{START}\n{to_markdown(measured)}\n{END}{after}", "utf-8", newline="\n")
+        if arguments.check and (found := differences(from_markdown(committed), measured)):
+            print(f"{document.name}:", *found, sep="\n  ")
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

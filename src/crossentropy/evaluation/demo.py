@@ -18,7 +18,8 @@ from .batches import PredictionError
 # Written into the file, so that a second run replaces the demo's own file and never somebody else's.
 MARK = b"crossentropy demo"
 EPOCHS = 40
-# Small batches: a product this small stays on one thread, where on a busy machine it is a hundred times faster.
+# Small batches: the products of one stay on one thread, 0.06 ms; those of all rows at once are split over threads and
+# took 8 ms on a busy 2-core machine.
 BATCH_ROWS = 64
 LEARNING_RATE = 0.5
 
