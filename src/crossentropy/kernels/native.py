@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from crossentropy.arrays import Layout, dtype_name
+from crossentropy.binary_loss import BinaryCoefficients
 from crossentropy.row_loss import RowCoefficients, RowStatistics
 
 _native: Any
@@ -126,6 +127,47 @@ class Core:
             self.num_threads,
             self.instruction_set,
         )
+
+
+def binary_losses(
+    logits: np.ndarray,
+    c: BinaryCoefficients,
+    upstream: Any,
+    gradient: np.ndarray | None,
+    *,
+    each: bool,
+    num_threads: int | None,
+) -> np.ndarray | None:
+    """The sigmoid losses, one by one or (not ``each``) as sums of blocks, and the gradient where an array for it is given.
+
+    None, with nothing written, for what ``generic`` has to compute: other inputs than logits, focal loss, element weights, and
+    arrays that do not lie in one piece.
+    """
+    instruction_set = "generic" if _native is None else forced()
+    arrays = [a for a in (logits, c.target, c.valid, gradient) if a is not None]
+    in_one_piece = all(a.flags.c_contiguous and a.flags.aligned for a in arrays)
+    if instruction_set == "generic" or c.inputs != "logits" or c.focal_gamma or np.ndim(upstream) or not in_one_piece:
+        return None
+    pos_weight = c.pos_weight
+    if pos_weight is not None:
+        pos_weight = pos_weight.reshape(-1)[:1] if not any(pos_weight.strides) else np.ascontiguousarray(pos_weight).reshape(-1)
+    losses = np.empty(logits.size if each else _native.element_blocks(logits.size))
+    _native.binary(
+        bits(logits.reshape(-1)),
+        dtype_name(logits) == "bfloat16",
+        bits(c.target.reshape(-1)),
+        dtype_name(c.target) == "bfloat16",
+        pos_weight,
+        None if c.valid is None else c.valid.reshape(-1),
+        c.label_smoothing,
+        float(upstream),
+        losses if each else None,
+        None if each else losses,
+        None if gradient is None else bits(gradient.reshape(-1)),
+        num_threads or cores(),
+        instruction_set,
+    )
+    return losses
 
 
 def cores() -> int:
