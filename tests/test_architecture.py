@@ -25,7 +25,7 @@ LAYERS = [
     {"evaluation.columns", "evaluation.formats", "evaluation.loss_histogram", "evaluation.row_scores", "evaluation.state_bytes"},
     {"evaluation.accumulators", "evaluation.label_errors"},
     {"evaluation.scores", "evaluation.slices"},
-    {"evaluation.plots", "evaluation.tables", "evaluation.terminal"},
+    {"evaluation.arrow_columns", "evaluation.plots", "evaluation.tables", "evaluation.terminal"},
     {"evaluation.log_loss_report", "evaluation.state"},
     {"evaluation.comparison", "evaluation.demo", "evaluation.row_table"},
     {"evaluation.commands"},
@@ -40,8 +40,9 @@ OPTIONAL = {
     "triton": {"kernels.triton"},
     "jax": {"libraries.jax", "optax"},
     "matplotlib": {"evaluation.plots"},
-    "pyarrow": {"evaluation.demo", "evaluation.formats", "evaluation.tables"},
+    "pyarrow": {"evaluation.arrow_columns", "evaluation.demo", "evaluation.formats", "evaluation.tables"},
     "rich": {"evaluation.cli", "evaluation.demo", "evaluation.terminal"},
+    "scipy": {"evaluation.corp"},
     "sklearn": {"evaluation.demo"},
 }
 

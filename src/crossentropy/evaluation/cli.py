@@ -46,6 +46,12 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--classes", metavar="COLUMN", nargs="+", help="the probability columns, or patterns: 'p_*'")
     report.add_argument("--id", metavar="COLUMN", help="the column that names the rows")
     report.add_argument("--weight", metavar="COLUMN", help="the rows' weights")
+    report.add_argument(
+        "--inputs",
+        choices=("auto", "probs", "log_probs", "logits"),
+        default="auto",
+        help="what the predictions are (default: by the columns' names, else probabilities)",
+    )
     report.add_argument("--group", metavar="COLUMN", help="rows of one value belong together: intervals by cluster")
     report.add_argument("--by", metavar="COLUMN", nargs="+", default=(), help="split the loss by these columns")
     report.add_argument(
@@ -78,6 +84,7 @@ def run_report(options: argparse.Namespace) -> None:
         options.file,
         worst=options.worst,
         labels=options.labels,
+        inputs=options.inputs,
         label=options.label,
         classes=options.classes,
         id=options.id,

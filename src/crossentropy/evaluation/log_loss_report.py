@@ -46,6 +46,14 @@ class LogLossReport(LogLossScores):
             },
             "baselines": [{"name": b.name, "nats": b.loss, "skill": b.skill} for b in self.baselines],
             "calibration": self._calibration_dict(),
+            "corp": self.corp
+            and {
+                "miscalibration_nats": self.corp.miscalibration,
+                "miscalibration_by_chance_nats": self.corp.null_miscalibration,
+                "discrimination_nats": self.corp.discrimination,
+                "uncertainty_nats": self.corp.uncertainty,
+                "error_nats": self.corp.error,
+            },
             "row_sums": self.row_sums
             and {
                 "lowest": self.row_sums.lowest,

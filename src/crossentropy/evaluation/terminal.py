@@ -13,6 +13,7 @@ from rich.text import Text
 
 from .accumulators import RowSums
 from .calibration import Calibration
+from .corp import Corp
 from .scores import Baseline, LogLossScores, PartLoss
 
 # As many as fit on a first screen; --json has them all.
@@ -108,7 +109,9 @@ def _summary(report: LogLossScores) -> RenderableType:
         table.add_row("" if i else "Skill", _skill(baseline))
     if report.calibration:
         table.add_row("Calibration", _calibration(report.calibration))
-    if report.worst_share is not None:
+    if report.corp:
+        table.add_row("Parts", _corp(report.corp))
+    if report.worst_share is not None and loss.rows >= 100:
         table.add_row("Worst 1 %", f"of the rows carry {percent(report.worst_share)} of the loss")
     wrong = loss.rows - loss.correct
     table.add_row("Accuracy", f"{percent(loss.accuracy)}, {wrong:,} of {counted(loss.rows)} wrong")
@@ -131,6 +134,16 @@ def _calibration(found: Calibration) -> Text:
         verb = "saves" if found.calibration > 0 else "costs"
         text.append(f" {verb} {number(abs(found.calibration), 3)} nats, leaving {number(found.fitted_loss, 4)}")
     return text
+
+
+def _corp(corp: Corp) -> Text:
+    chance = corp.null_miscalibration
+    by_chance = "" if chance is None else f" ({number(chance, 3)} by chance alone)"
+    text = Text(
+        f"{number(corp.miscalibration, 4)} miscalibration{by_chance} - {number(corp.discrimination, 4)} discrimination"
+    )
+    text.append(f" + {number(corp.uncertainty, 4)} uncertainty")
+    return text.append(f"; the first two up to {number(corp.error, 2)} larger" if corp.error else "")
 
 
 def _skill(baseline: Baseline) -> Text:
