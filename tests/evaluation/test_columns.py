@@ -29,20 +29,42 @@ def test_class_names_are_the_columns_without_their_shared_prefix(columns, names)
 def test_columns_are_found_by_their_usual_names():
     kinds = {"": "integer", "Label": "text", "p_a": "float", "p_b": "float", "sample_weight": "float", "loss": "float"}
     columns = find_columns(kinds)
-    assert (columns.label, columns.probabilities, columns.weight) == ("Label", ("p_a", "p_b"), "sample_weight")
+    assert (columns.label, columns.predictions, columns.weight) == ("Label", ("p_a", "p_b"), "sample_weight")
     assert columns.id == ""
     assert columns.unused == ("loss",)
 
 
 def test_without_a_usual_prefix_all_floating_columns_are_classes():
     columns = find_columns({"cat": "float", "y": "text", "dog": "float", "fold": "integer"})
-    assert columns.probabilities == ("cat", "dog")
+    assert columns.predictions == ("cat", "dog")
     assert columns.unused == ("fold",)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "inputs", "layout", "classes"),
+    [
+        ({"p_a": "float", "p_b": "float", "logit_a": "float", "logit_b": "float"}, "probs", "wide", ("a", "b")),
+        ({"logit_a": "float", "logit_b": "float"}, "logits", "wide", ("a", "b")),
+        ({"log_prob_a": "float", "log_prob_b": "float"}, "log_probs", "wide", ("a", "b")),
+        ({"p": "float"}, "probs", "single", ("0", "1")),
+        ({"score": "float"}, "probs", "single", ("0", "1")),
+        ({"logit": "float"}, "logits", "single", ("0", "1")),
+        ({"probs": "list", "embedding": "list"}, "probs", "list", ()),
+        ({"logits": "list"}, "logits", "list", ()),
+        ({"softmax": "list"}, "probs", "list", ()),
+    ],
+)
+def test_what_the_columns_hold_goes_by_their_names(kinds, inputs, layout, classes):
+    columns = find_columns({"label": "integer", **kinds})
+    assert (columns.inputs, columns.layout, columns.classes) == (inputs, layout, classes)
+    assert find_columns({"label": "integer", **kinds}, classes=list(columns.predictions)).inputs == inputs
+    if inputs == "probs" and len(kinds) == 4:
+        assert find_columns({"label": "integer", **kinds}, inputs="logits").predictions == ("logit_a", "logit_b")
 
 
 def test_named_columns_override_and_keep_their_order():
     kinds = {"y": "text", "p_a": "float", "p_b": "float", "q_b": "float", "q_a": "float", "key": "text", "k": "text"}
-    assert find_columns(kinds).probabilities == ("p_a", "p_b")
+    assert find_columns(kinds).predictions == ("p_a", "p_b")
     assert find_columns(kinds, classes="q_*").classes == ("b", "a")
     assert find_columns(kinds, classes=["q_a", "q_b"], id="k", label="key").classes == ("a", "b")
     assert find_columns(kinds).id == "key"
@@ -59,8 +81,8 @@ def test_named_columns_override_and_keep_their_order():
             {},
             "any of the columns 'label', 'target'",
         ),
-        ({"label": "text", "p_a": "float"}, {}, "only one \\('p_a'\\)"),
-        ({"label": "text"}, {}, "there is none"),
+        ({"label": "text"}, {}, "there are no predictions among"),
+        ({"label": "text", "p_a": "float", "p_b": "text"}, {}, "is 'p_a' the one column of predictions\\? 'p_b'"),
         ({"label": "text", "p_a": "float", "p_b": "float"}, {"label": "labl"}, "no label column 'labl'.*'label' meant"),
         ({"label": "text", "p_a": "float", "p_b": "float"}, {"id": "nr"}, "no id column 'nr'"),
         ({"label": "text", "p_a": "float", "p_b": "float"}, {"classes": ["q_*"]}, "no column is named 'q_\\*'"),

@@ -12,6 +12,7 @@ from .accumulators import LossSums, RowSums
 from .batches import RowLoss
 from .calibration import Calibration
 from .clusters import ClusterSums
+from .corp import Corp
 from .intervals import Spread, holm, skewed_p_value
 
 NATS_PER_BIT = math.log(2)
@@ -161,7 +162,8 @@ class LogLossScores:
     """All numbers of a report. Losses are in nats, rows are counted from 0.
 
     `source` and `reading` say what was read and how; `ignored` counts the rows of weight 0; `worst_share` is the share
-    of the loss in the 1 % of the rows that lose most; `label_thresholds` are confident learning's, by class.
+    of the loss in the 1 % of the rows that lose most; `corp` is there with two classes; `label_thresholds` are
+    confident learning's, by class.
     """
 
     source: str
@@ -172,6 +174,7 @@ class LogLossScores:
     worst_share: float | None
     baselines: tuple[Baseline, ...]
     calibration: Calibration | None
+    corp: Corp | None
     by_class: tuple[PartLoss, ...]
     slices: Mapping[str, tuple[PartLoss, ...]]
     infinite_rows: tuple[RowLoss, ...]
