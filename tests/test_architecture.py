@@ -44,7 +44,7 @@ STRANGERS = ("kernels.", "libraries.")
 OPTIONAL = {
     "torch": {"libraries.torch", "torch", "kernels.triton"},
     "triton": {"kernels.triton"},
-    "jax": {"libraries.jax", "optax"},
+    "jax": {"kernels.xla", "libraries.jax", "optax"},
     "matplotlib": {"evaluation.plots"},
     "pyarrow": {"evaluation.arrow_columns", "evaluation.demo", "evaluation.formats", "evaluation.tables"},
     "rich": {"evaluation.cli", "evaluation.demo", "evaluation.terminal"},
