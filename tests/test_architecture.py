@@ -28,6 +28,7 @@ LAYERS = [
         "evaluation.loss_histogram",
         "evaluation.row_scores",
         "evaluation.state_bytes",
+        "evaluation.stored_precision",
     },
     {"evaluation.accumulators", "evaluation.label_errors", "evaluation.row_sums"},
     {"evaluation.scores", "evaluation.slices"},

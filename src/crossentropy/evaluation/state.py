@@ -24,11 +24,12 @@ from .row_scores import RowScores
 from .row_sums import RowSums
 from .scores import Baseline, MeanLoss, part_losses
 from .slices import SliceSums
+from .stored_precision import StoredPrecision
 
 SHOWN_INFINITE_ROWS = 10
 # What a saved state may be made of.
 _PARTS = (
-    *(LossSums, RowSums, WorstRows, RowLoss, LossHistogram),
+    *(LossSums, RowSums, StoredPrecision, WorstRows, RowLoss, LossHistogram),
     *(TemperatureSums, LabelErrorSums, ClusterSums, SliceSums, ScoreSums),
 )
 
