@@ -391,6 +391,8 @@ def test_options_on_full_length_numbers(library, dtype, function, size):
     """Every option alone, on logits whose differences round and whose small probabilities underflow float32."""
     rng = np.random.default_rng(18)
     for target, names in cases.combinations_of(function, 1):
+        if target in ("one_hot", "sparse"):  # the same measure as labels and soft targets, in another form
+            continue
         given = cases.problem(function, target, names)
         if given.options.get("inputs", "logits") == "logits":
             logits = rng.normal(0, size, given.logits.shape).astype(dtype)

@@ -1,11 +1,15 @@
-"""The commands as functions: what `crossentropy report` shows, for a program."""
+"""The commands as functions: what `crossentropy report`, `compare` and `rows` do, for a program."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
+
 from .batches import PredictionError
+from .comparison import Comparison, compare_predictions
 from .log_loss_report import LogLossReport
+from .row_table import row_batches, worst_rows
 from .state import Evaluation
 from .tables import read_predictions
 
@@ -15,7 +19,7 @@ def report(source: Any, *, worst: int = 10, **how_to_read: Any) -> LogLossReport
 
     Parameters
     ----------
-    source : path of a Parquet, CSV, Arrow or NPY file
+    source : path of a Parquet, CSV, Arrow or NPY file, table in memory or array: see `read_predictions`
     worst : how many of the most confidently wrong rows to show
     how_to_read : `labels`, `label`, `classes`, `id`, `weight`, `group`, `by`, `label_kind`: see `read_predictions`
 
@@ -45,3 +49,67 @@ def report(source: Any, *, worst: int = 10, **how_to_read: Any) -> LogLossReport
         return state.result(predictions.source, predictions.reading)
     except PredictionError as error:
         raise PredictionError(f"{predictions.source}: {error}") from None
+
+
+def compare(
+    a: Any, b: Any, *, options_b: dict[str, Any] | None = None, moved: int = 5, **how_to_read: Any
+) -> Comparison:
+    """Compare two models on the same rows: `crossentropy compare` as a function.
+
+    Rows are aligned by id where both have one; else both must hold the same labels in the same order. Weights, clusters
+    and slices are taken from `a`.
+
+    Parameters
+    ----------
+    a, b : sources, as in `report`
+    moved : how many of the rows that moved most to show, each way
+    how_to_read : as in `report`, for both sources
+    options_b : what is different for `b`, e.g. {"labels": "other.npy"}
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    PredictionError : a source cannot be read, or the rows are not the same
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from crossentropy.evaluation import compare
+    >>> labels = [0, 1]
+    >>> result = compare(np.array([[0.5, 0.5], [0.4, 0.6]]), np.array([[0.9, 0.1], [0.4, 0.6]]), labels=labels)
+    >>> round(result.difference.mean, 6), result.difference.win_rate
+    (-0.293893, 0.75)
+    """
+    only_a = {"weight": None, "group": None, "by": ()}
+    options = {**{k: v for k, v in how_to_read.items() if k not in only_a}, **(options_b or {})}
+    return compare_predictions(read_predictions(a, **how_to_read), read_predictions(b, **options), moved)
+
+
+def rows(source: Any, *, worst: int | None = None, label_errors: bool = False, **how_to_read: Any) -> pa.Table:
+    """Every row's loss, entropy and prediction: `crossentropy rows` as a function.
+
+    Parameters
+    ----------
+    source, how_to_read : as in `report`
+    worst : only so many rows, those with the largest losses, the largest first
+    label_errors : only the rows whose label confident learning suspects
+
+    Returns
+    -------
+    pyarrow.Table
+        Columns row, id (where there is one), label, prediction, label_probability, prediction_probability, loss,
+        entropy (nats). `.to_pandas()` and `polars.from_arrow` make a data frame of it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from crossentropy.evaluation import rows
+    >>> table = rows(np.array([[0.9, 0.1], [0.4, 0.6]]), labels=[0, 0], worst=1)
+    >>> table.column_names[:3], table["row"].to_pylist()
+    (['row', 'label', 'prediction'], [1])
+    """
+    batches = row_batches(read_predictions(source, **how_to_read), label_errors)
+    return pa.Table.from_batches(batches) if worst is None else worst_rows(batches, worst)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -25,14 +24,7 @@ def render(report: LogLossScores) -> RenderableType:
     """The report as something a `rich` console can print."""
     parts = [_by_part("Loss by class", "class", report.by_class)]
     parts += [_by_part(f"Loss by {printable(name)}", printable(name), values) for name, values in report.slices.items()]
-    return Group(*_spaced([_heading(report), _summary(report), *parts, *_confidently_wrong(report)]))
-
-
-def plain_text(report: LogLossScores, width: int = 80) -> str:
-    """The report as text without colour."""
-    file = io.StringIO()
-    Console(file=file, width=width, color_system=None, highlight=False).print(render(report))
-    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+    return Group(*spaced([_heading(report), _summary(report), *parts, *_confidently_wrong(report)]))
 
 
 def number(value: float, digits: int = 6) -> str:
@@ -63,7 +55,8 @@ def printable(value: object) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def _spaced(parts: list[RenderableType]) -> Iterator[RenderableType]:
+def spaced(parts: list[RenderableType]) -> Iterator[RenderableType]:
+    """The parts with an empty line after each."""
     for part in parts:
         yield part
         yield ""
@@ -169,7 +162,8 @@ def _row_sums(sums: RowSums) -> Text:
     )
 
 
-def _columns(*names: str, left: int = 1) -> Table:
+def columns(*names: str, left: int = 1) -> Table:
+    """A table with the first `left` columns of names and the others of numbers."""
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim")
     for i, name in enumerate(names):
         # a long name from the file wraps; a number never does
@@ -178,12 +172,13 @@ def _columns(*names: str, left: int = 1) -> Table:
     return table
 
 
-def _titled(title: str, note: str, table: Table) -> RenderableType:
+def titled(title: str, note: str, table: Table) -> RenderableType:
+    """A table under its title."""
     return Group(Text.assemble((title, "bold"), (note, "dim")), Padding(table, (0, 0, 0, 2)))
 
 
 def _by_part(title: str, name: str, parts: tuple[PartLoss, ...]) -> RenderableType:
-    table = _columns(name, "rows", "loss (nats)", "95 % interval", "share of loss", "accuracy")
+    table = columns(name, "rows", "loss (nats)", "95 % interval", "share of loss", "accuracy")
     note = ", * differs from the other rows by more than chance" if any(part.differs for part in parts) else ""
     shown = parts
     if len(parts) > SHOWN_PARTS:
@@ -200,14 +195,14 @@ def _by_part(title: str, name: str, parts: tuple[PartLoss, ...]) -> RenderableTy
         table.add_row(
             Text(printable(part.name)), f"{part.loss.rows:,}", mean, interval, share, percent(part.loss.accuracy)
         )
-    return _titled(title, note, table)
+    return titled(title, note, table)
 
 
 def _confidently_wrong(report: LogLossScores) -> Iterator[RenderableType]:
     if not report.worst:
         return
     has_id = any(row.id is not None for row in report.worst)
-    table = _columns(
+    table = columns(
         "id" if has_id else "row", "label", "p(label)", "prediction", "p(prediction)", "loss (nats)", left=2
     )
     for row in report.worst:
@@ -220,4 +215,4 @@ def _confidently_wrong(report: LogLossScores) -> Iterator[RenderableType]:
             number(row.loss, 4) + ("?" if report.is_suspected(row) else " "),
         )
     wrong = report.loss.rows - report.loss.correct
-    yield _titled("Most confidently wrong", f", {len(report.worst)} of {wrong:,}", table)
+    yield titled("Most confidently wrong", f", {len(report.worst)} of {wrong:,}", table)
