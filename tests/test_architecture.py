@@ -39,7 +39,7 @@ STRANGERS = ("kernels.", "libraries.")
 OPTIONAL = {
     "torch": {"libraries.torch", "torch", "kernels.triton"},
     "triton": {"kernels.triton"},
-    "jax": {"libraries.jax", "optax"},
+    "jax": {"kernels.xla", "libraries.jax", "optax"},
     "matplotlib": {"evaluation.plots"},
     "pyarrow": {
         *("evaluation.alignment", "evaluation.arrow_columns", "evaluation.commands", "evaluation.demo"),

@@ -12,8 +12,9 @@ from typing import Any
 
 # The first word of an array type's module -> the file in libraries/ that serves it. The user's array is what imports
 # its library.
-LIBRARIES = {"numpy": "numpy"}
-KNOWN_WITHOUT_SUPPORT = {"torch": "PyTorch", "jax": "JAX", "jaxlib": "JAX", "cupy": "CuPy", "tensorflow": "TensorFlow"}
+LIBRARIES = {"numpy": "numpy", "jax": "jax", "jaxlib": "jax"}
+TAKES_NUMPY = ("jax",)  # libraries whose own functions take NumPy arrays beside theirs
+KNOWN_WITHOUT_SUPPORT = {"torch": "PyTorch", "cupy": "CuPy", "tensorflow": "TensorFlow"}
 
 
 def library_of(*arrays: Any) -> Any:
@@ -29,6 +30,8 @@ def library_of(*arrays: Any) -> Any:
                     f"{KNOWN_WITHOUT_SUPPORT[name]} arrays are not supported by this version of crossentropy; "
                     "convert with numpy.asarray first"
                 )
+    if "numpy" in found and any(name in found for name in TAKES_NUMPY):
+        del found["numpy"]
     if len(found) > 1:
         raise TypeError(f"arrays of several libraries: {', '.join(sorted(found))}; convert them to one")
     return load_library(next(iter(found), "numpy"))
