@@ -101,7 +101,7 @@ def test_columns_that_cannot_be_told(kinds, options, message):
 
 @pytest.mark.parametrize(
     ("label", "position"),
-    [("cat", 0), ("p_cat", 0), ("dog", 1), (1, 1), ("1", 1), (1.0, 1), ("1.0", 1), (True, 1), (b"dog", 1), (0, 0)],
+    [("cat", 0), ("p_cat", 0), ("dog", 1), (1, 1), ("1", 1), (1.0, 1), ("1.0", 1), (b"dog", 1), (0, 0)],
 )
 def test_a_label_is_a_class_name_else_a_position(label, position):
     assert ClassIndex(["cat", "dog"], ["p_cat", "p_dog"]).position(label) == position
@@ -113,6 +113,33 @@ def test_a_label_is_a_class_name_else_a_position(label, position):
 def test_a_label_without_a_class(label):
     with pytest.raises(PredictionError, match=r"is no class"):
         ClassIndex(["cat", "dog"]).position(label)
+
+
+def test_all_labels_are_read_by_one_rule():
+    index = ClassIndex(["1", "2", "3"])
+    assert index.position("0", row=4) == 0  # by position alone
+    with pytest.raises(
+        PredictionError, match=r"'3' can only be the name of a class and label '0' in row 4 only the pos"
+    ):
+        index.position("3", row=7)
+    index = ClassIndex(["0", "1", "dog"])
+    assert index.position("1", row=0) == 1  # both, and the same: no evidence
+    assert index.position("dog", row=1) == 2
+    assert index.position("0", row=2) == 0
+    with pytest.raises(PredictionError, match=r"'2' can only be the position of a class and label 'dog' in row 1"):
+        index.position("2", row=3)
+    index = ClassIndex(["cat", "dog"], ["p_cat", "p_dog"])
+    assert [index.position(label) for label in ("cat", "p_dog")] == [0, 1]  # two names
+
+
+def test_a_boolean_is_a_name_and_no_position():
+    for label in (True, False):
+        with pytest.raises(PredictionError, match=rf"label {label} is no class"):
+            ClassIndex(["yes", "no"]).position(label)
+        assert ClassIndex(["yes", "no"], kind="position").position(label) == label
+        assert ClassIndex(["true", "false"]).position(label) == (not label)
+        assert ClassIndex(["False", "True"]).position(label) == label
+        assert ClassIndex(["1", "0"]).position(label) == (not label)
 
 
 def test_a_close_name_is_suggested():
