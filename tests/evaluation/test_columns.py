@@ -92,6 +92,26 @@ def test_named_columns_override_and_keep_their_order():
             "'p_b' is meant to hold .* holds text",
         ),
         ({"y": "float", "p_a": "float", "p_b": "float"}, {"classes": ["*"]}, "'y' is the label"),
+        ({"y": "text", "id": "float", "a": "float"}, {"classes": ["a", "id"]}, "'id' is the id and cannot hold pred"),
+        ({"y": "text", "a": "float", "b": "float"}, {"classes": ["*"], "by": ["b"], "label": "y"}, "'y' is the label"),
+        ({"y": "text", "a": "float", "b": "float"}, {"classes": ["a", "b"], "weight": "b"}, "'b' is the weight and"),
+        ({"y": "text", "a": "float", "b": "float"}, {"classes": ["a", "b"], "by": ["b"]}, "'b' is the column to split"),
+        ({"y": "float", "p_a": "float", "p_b": "float"}, {"weight": "y"}, "'y' cannot be the weight and the label"),
+        (
+            {"y": "text", "k": "float", "p_a": "float", "p_b": "float"},
+            {"weight": "k", "id": "k"},
+            "'k' cannot be the weight and the id",
+        ),
+        (
+            {"y": "text", "k": "float", "p_a": "float", "p_b": "float"},
+            {"weight": "k", "by": ["k"]},
+            "'k' cannot be the weight and the column to split by",
+        ),
+        (
+            {"y": "text", "weight": "text", "p_a": "float", "p_b": "float"},
+            {},
+            "'weight' is meant to hold weights and h",
+        ),
     ],
 )
 def test_columns_that_cannot_be_told(kinds, options, message):
@@ -113,6 +133,15 @@ def test_a_label_is_a_class_name_else_a_position(label, position):
 def test_a_label_without_a_class(label):
     with pytest.raises(PredictionError, match=r"is no class"):
         ClassIndex(["cat", "dog"]).position(label)
+
+
+def test_a_column_with_a_named_role_is_not_found_for_another():
+    kinds = {"label": "text", "id": "float", "weight": "float", "p_a": "float", "p_b": "float"}
+    assert find_columns(kinds, weight="id").id is None
+    assert find_columns(kinds, by=["weight"]).weight is None
+    assert find_columns(kinds, group="weight").weight is None
+    assert find_columns(kinds, id="weight").weight is None
+    assert find_columns(kinds, by=["id"]).id == "id"  # a value to show and to split by is no contradiction
 
 
 def test_all_labels_are_read_by_one_rule():

@@ -92,16 +92,24 @@ def find_columns(
     PredictionError : a column is missing, or more than one could be meant
     """
     label = _column(kinds, label, "label") or _only_label(kinds)
-    weight = _column(kinds, weight, "weight") or _usual(kinds, WEIGHT_NAMES, {label})
-    id = _column(kinds, id, "id") or _usual(kinds, ID_NAMES + PANDAS_INDEX, {label})
     group = _column(kinds, group, "group")
     by = tuple(dict.fromkeys(name for name in by or () if _column(kinds, name, "by")))
+    id = _column(kinds, id, "id")
+    weight = _column(kinds, weight, "weight") or _usual(kinds, WEIGHT_NAMES, {label, id, group, *by})
+    if weight is not None and kinds[weight] not in (*NUMERIC, "boolean"):
+        raise PredictionError(f"column {weight!r} is meant to hold weights and holds {kinds[weight]}")
+    id = id or _usual(kinds, ID_NAMES + PANDAS_INDEX, {label, weight})
+    roles = {"label": (label,), "id": (id,), "cluster": (group,), "column to split by": by}
+    for role, names in roles.items():
+        if weight is not None and weight in names:
+            raise PredictionError(f"column {weight!r} cannot be the weight and the {role}")
     taken = {label, id, weight, group, *by}
     free = {name: kind for name, kind in kinds.items() if name not in taken}
     if classes is not None:
         found = _matching(kinds, classes)
-        if label in found:
-            raise PredictionError(f"column {label!r} is the label and cannot hold predictions as well")
+        for role, names in (roles | {"weight": (weight,)}).items():
+            if both := next((name for name in names if name in found), None):
+                raise PredictionError(f"column {both!r} is the {role} and cannot hold predictions as well")
         if inputs == "auto":
             inputs = next((kind for kind, word in PREFIXES.items() if all(map(word.match, found))), "probs")
     else:
@@ -274,7 +282,7 @@ def _only_label(kinds: Mapping[str, str]) -> str:
     return found[0]
 
 
-def _usual(kinds: Mapping[str, str], names: Sequence[str], taken: set[str]) -> str | None:
+def _usual(kinds: Mapping[str, str], names: Sequence[str], taken: set[str | None]) -> str | None:
     lower = {name.lower(): name for name in reversed(list(kinds)) if name not in taken}
     return next((lower[name] for name in names if name in lower), None)
 
