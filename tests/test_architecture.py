@@ -23,7 +23,7 @@ LAYERS = [
     {"torch", "optax", "evaluation.batches", "evaluation.intervals"},
     {"evaluation.calibration", "evaluation.clusters", "evaluation.columns", "evaluation.comparison_scores"},
     {"evaluation.corp", "evaluation.curves", "evaluation.formats", "evaluation.forms", "evaluation.loss_histogram"},
-    {"evaluation.row_scores", "evaluation.state_bytes"},
+    {"evaluation.row_scores", "evaluation.state_bytes", "evaluation.stored_precision"},
     {"evaluation.accumulators", "evaluation.label_errors", "evaluation.row_sums"},
     {"evaluation.scores", "evaluation.slices"},
     {"evaluation.arrow_columns", "evaluation.plots", "evaluation.tables", "evaluation.terminal"},
