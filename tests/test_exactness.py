@@ -385,7 +385,7 @@ def test_binary_log_loss_of_probabilities(library, dtype, inputs, target):
 
 
 @wide
-@pytest.mark.parametrize("size", [1.0, 30.0, 300.0])
+@pytest.mark.parametrize("size", [30.0, 300.0])
 @pytest.mark.parametrize("function", ["cross_entropy", "binary_cross_entropy"])
 def test_options_on_full_length_numbers(library, dtype, function, size):
     """Every option alone, on logits whose differences round and whose small probabilities underflow float32."""

@@ -25,8 +25,8 @@ class BinaryCoefficients:
     pos_weight: Any = None
     valid: Any = None  # bool; None = every element
 
-    def rows(self, block: slice) -> BinaryCoefficients:
-        """The data of a block along the first axis."""
+    def elements(self, block: Any) -> BinaryCoefficients:
+        """The data of a block of elements: ``block`` is an index that keeps views."""
 
         def part(value: Any) -> Any:
             return None if value is None else value[block]

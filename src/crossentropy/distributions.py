@@ -40,7 +40,7 @@ def softmax(logits: Any, *, axis: int = -1) -> Any:
 
     Source: Bridle 1990, Probabilistic interpretation of feedforward classification network outputs.
     """
-    return library_of(logits).map_rows(generic.softmax, axis, True, logits=logits)
+    return library_of(logits).map_rows(generic.softmax, integer("axis", axis), True, logits=logits)
 
 
 def log_softmax(logits: Any, *, axis: int = -1) -> Any:
@@ -54,7 +54,7 @@ def log_softmax(logits: Any, *, axis: int = -1) -> Any:
     >>> xe.log_softmax([0.0, 40.0])
     array([-4.00000000e+01, -4.24835426e-18])
     """
-    return library_of(logits).map_rows(generic.log_softmax, axis, True, logits=logits)
+    return library_of(logits).map_rows(generic.log_softmax, integer("axis", axis), True, logits=logits)
 
 
 def sigmoid(logits: Any) -> Any:
@@ -131,7 +131,7 @@ def one_hot(labels: Any, num_classes: int, *, axis: int = -1, dtype: Any = None)
     library = library_of(labels)
     xp = library.namespace
     labels = library.as_array("labels", labels)
-    num_classes = integer("num_classes", num_classes)
+    num_classes, axis = integer("num_classes", num_classes), integer("axis", axis)
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     if not is_integer(labels) and labels.size:
@@ -175,7 +175,7 @@ def entropy(p: Any, *, axis: int = -1, unit: str = "nats") -> Any:
     def rows(xp: Any, p: Any) -> Any:
         return (0.0 - xp.sum(p * xp.log(xp.where(p == 0, 1.0, p)), axis=-1)) / NATS_PER_UNIT[unit]
 
-    return library_of(p).map_rows(rows, axis, False, probabilities=True, p=p)
+    return library_of(p).map_rows(rows, integer("axis", axis), False, probabilities=True, p=p)
 
 
 def kl_divergence(t: Any, p: Any, *, axis: int = -1, unit: str = "nats") -> Any:
@@ -210,7 +210,7 @@ def kl_divergence(t: Any, p: Any, *, axis: int = -1, unit: str = "nats") -> Any:
     """
     one_of(*NATS_PER_UNIT)("unit", unit)
 
-    divergence = library_of(t, p).map_rows(generic.divergence, axis, False, probabilities=True, t=t, p=p)
+    divergence = library_of(t, p).map_rows(generic.divergence, integer("axis", axis), False, probabilities=True, t=t, p=p)
     return divergence if unit == "nats" else divergence / NATS_PER_UNIT[unit]
 
 

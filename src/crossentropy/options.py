@@ -36,11 +36,12 @@ def one_of(*allowed: str) -> Callable[[str, Any], str]:
 def number(within: Callable[[float], bool], domain: str, hint: str = "") -> Callable[[str, Any], float]:
     def check(name: str, value: Any) -> float:
         # A 0-d array or a one-element tensor is a number here; an array of several is a mistake worth a clear word.
-        if isinstance(value, (bool, str, bytes)) or value is None or getattr(value, "size", 1) != 1:
+        size = getattr(value, "size", 1)  # a method of a torch tensor, whose float() refuses several elements by itself
+        if isinstance(value, (bool, str, bytes)) or value is None or (isinstance(size, int) and size != 1):
             raise TypeError(f"{name} must be {domain}, got {value!r}{hint}")
         try:
             result = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"{name} must be {domain}, got {type(value).__name__}{hint}") from None
         if not within(result):
             raise ValueError(f"{name} must be {domain}, got {value!r}{hint}")

@@ -38,13 +38,15 @@ IGNORE_HINT = "; pass ignore_index={value} if that marks rows to ignore"
 def row_coefficients(
     xp: Any, target: Any, layout: Layout, options: LossOptions, work_dtype: Any
 ) -> tuple[RowCoefficients, Any]:
-    """Coefficients and row weights (rows,) (or None) of a target for logits of this layout.
+    """Coefficients and row weights (rows,) (or None) of a target (None: no target) for logits of this layout.
 
     Raises TypeError, ValueError or IndexError naming the argument, the position and the value.
     """
     class_weight = class_array(xp, "class_weight", options.class_weight, layout, work_dtype)
     row_weight, valid = row_weights(xp, options.row_weight, layout, work_dtype)
-    if is_sparse(target):
+    if target is None:
+        parts = {"valid": valid}
+    elif is_sparse(target):
         parts = sparse_target(xp, target, layout, options, class_weight, valid, work_dtype)
     else:
         target = xp.asarray(target)
@@ -142,9 +144,10 @@ def sparse_target(
             valid = both(valid, ~xp.all(unread, axis=-1))
     if valid is not None:
         unread = unread | ~valid[:, None]
-    indices, values = xp.where(unread, 0, indices), xp.where(unread, 0.0, values)
-    check_indices(xp, "target[0]", indices, layout, IGNORE_HINT)
-    check_non_negative(xp, "target[1]", values, lambda first: layout.position(*divmod(first, values.shape[-1])))
+    indices, values = xp.where(unread, xp.zeros_like(indices), indices), xp.where(unread, 0.0, values)
+    check_indices(xp, "target indices", indices, layout, IGNORE_HINT)
+    indices = xp.astype(indices, xp.int64)
+    check_non_negative(xp, "target values", values, lambda first: layout.position(*divmod(first, values.shape[-1])))
     weight = values if class_weight is None else values * class_weight[indices]
     return {
         "indices": indices,
@@ -163,14 +166,15 @@ def sparse_rows(xp: Any, target: Any, layout: Layout, work_dtype: Any) -> tuple[
     if entries is None or tuple(shape) != layout.row_shape or indices.shape != values.shape:
         raise ValueError(
             f"a sparse target is (indices, values), both of the shape of logits {layout.shape} with k entries in "
-            f"place of the {layout.classes} classes; got shapes {tuple(indices.shape)} and {tuple(values.shape)}"
+            f"place of the {layout.classes} classes; got shapes {tuple(indices.shape)} and {tuple(values.shape)}; "
+            "for a dense target or labels pass an array or a list, not a tuple"
         )
     if entries == 0:
         raise ValueError("a sparse target needs at least one entry per row, got k = 0")
     if not (is_integer(indices) or indices.size == 0):
-        raise TypeError(f"target[0], the indices of a sparse target, must be integers, got dtype {indices.dtype}")
+        raise TypeError(f"target indices must be integers, got dtype {indices.dtype}")
     if not (is_floating(values) or is_integer(values) or is_boolean(values)):
-        raise TypeError(f"target[1], the values of a sparse target, must be numbers, got dtype {values.dtype}")
+        raise TypeError(f"target values must be numbers, got dtype {values.dtype}")
     flat = (layout.count, entries)
     return (
         xp.reshape(xp.moveaxis(indices, layout.axis, -1), flat),
@@ -258,14 +262,16 @@ def check_dense_target(xp: Any, coefficients: RowCoefficients, layout: Layout, f
 
 
 def check_probabilities(
-    xp: Any, logits: Any, coefficients: RowCoefficients, layout: Layout, first_row: int = 0
+    xp: Any, logits: Any, coefficients: RowCoefficients, layout: Layout, first_row: int = 0, *, every: bool = False
 ) -> None:
-    """ValueError for a probability that is read (its class has a share of the target) and lies outside [0, 1]."""
+    """ValueError for a probability outside [0, 1] that is read: its class has a share of the target, or ``every``."""
     if coefficients.inputs == "logits":
         return
     checks = []  # (what is read, its columns)
     weight = True if coefficients.class_weight is None else coefficients.class_weight != 0
-    if coefficients.label_smoothing:
+    if every:
+        checks.append((logits, xp.ones_like(logits, dtype=bool), None))
+    elif coefficients.label_smoothing:
         checks.append((logits, weight, None))
     elif coefficients.dense is not None:
         checks.append((logits, weight & (coefficients.dense != 0), None))
@@ -274,7 +280,7 @@ def check_probabilities(
         checks.append((value, coefficients.index_weight != 0, coefficients.indices))
     for value, read, columns in checks:
         bad = read & ((value > 0) if coefficients.inputs == "log_probs" else (value < 0) | (value > 1))
-        if coefficients.valid is not None:
+        if coefficients.valid is not None and not every:
             bad = bad & coefficients.valid[:, None]
         if known_any(xp, bad):
             row, column = divmod(int(xp.argmax(xp.reshape(bad, (-1,)))), bad.shape[-1])
