@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib
 import math
+import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 # The first word of an array type's module -> the file in libraries/ that serves it. The user's array is what imports
 # its library.
-LIBRARIES = {"numpy": "numpy"}
-KNOWN_WITHOUT_SUPPORT = {"torch": "PyTorch", "jax": "JAX", "jaxlib": "JAX", "cupy": "CuPy", "tensorflow": "TensorFlow"}
+LIBRARIES = {"numpy": "numpy", "torch": "torch"}
+KNOWN_WITHOUT_SUPPORT = {"jax": "JAX", "jaxlib": "JAX", "cupy": "CuPy", "tensorflow": "TensorFlow"}
 
 
 def library_of(*arrays: Any) -> Any:
@@ -21,10 +19,12 @@ def library_of(*arrays: Any) -> Any:
     found = {}
     for value in arrays:
         for part in value if isinstance(value, tuple) else (value,):
-            name = type(part).__module__.partition(".")[0]
+            # The bases too: a subclass lives in a module of its own.
+            names = [base.__module__.partition(".")[0] for base in type(part).__mro__]
+            name = next((name for name in names if name in LIBRARIES or name in KNOWN_WITHOUT_SUPPORT), "")
             if name in LIBRARIES:
                 found[LIBRARIES[name]] = part
-            elif name in KNOWN_WITHOUT_SUPPORT:
+            elif name:
                 raise TypeError(
                     f"{KNOWN_WITHOUT_SUPPORT[name]} arrays are not supported by this version of crossentropy; "
                     "convert with numpy.asarray first"
@@ -34,9 +34,14 @@ def library_of(*arrays: Any) -> Any:
     return load_library(next(iter(found), "numpy"))
 
 
-@functools.cache
-def load_library(name: str) -> ModuleType:
-    return importlib.import_module(f"crossentropy.libraries.{name}")
+def namespace_of(array: Any) -> Any:
+    """The functions of the array's library; those that make an array make it on this array's device."""
+    namespace = library_of(array).namespace
+    return namespace(array.device) if callable(namespace) else namespace
+
+
+def load_library(name: str) -> Any:
+    return sys.modules["crossentropy.libraries"].load(name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ def denominator(
         given = xp.asarray(options.normalizer)
         check_non_negative(xp, "normalizer", given)
         given = xp.astype(given, work)
-        if given.size == 1:
+        if math.prod(given.shape) == 1:
             return xp.reshape(given, ())
         try:
             return xp.reshape(xp.broadcast_to(given, shape), (-1,))

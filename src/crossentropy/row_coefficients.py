@@ -101,7 +101,7 @@ def row_coefficients(
         indices, values = xp.where(unread, 0, indices), xp.where(unread, 0.0, values)
         check_indices(xp, "target[0]", indices, layout, IGNORE_HINT)
         check_non_negative(xp, "target[1]", values, lambda first: layout.position(*divmod(first, values.shape[-1])))
-        weight = values if class_weight is None else values * class_weight[indices]
+        weight = values if class_weight is None else values * weight_of(xp, class_weight, indices)
         return (
             RowCoefficients(
                 **common,
@@ -135,7 +135,7 @@ def row_coefficients(
     if class_weight is None:
         label_weight, target_mass = xp.ones((1, 1), dtype=work_dtype), 1.0
     else:
-        label_weight = class_weight[labels][:, None]
+        label_weight = weight_of(xp, class_weight, labels)[:, None]
         target_mass = label_weight[:, 0]
     return (
         RowCoefficients(
@@ -147,6 +147,11 @@ def row_coefficients(
         ),
         row_weight,
     )
+
+
+def weight_of(xp: Any, class_weight: Any, indices: Any) -> Any:
+    """Class weights at the indices. One whose values could not be checked may be no class: its row is NaN anyway."""
+    return class_weight[xp.where((indices >= 0) & (indices < class_weight.shape[0]), indices, 0)]
 
 
 def both(a: Any, b: Any) -> Any:
@@ -170,7 +175,7 @@ def is_dense(xp: Any, target: Any, layout: Layout) -> bool:
             raise TypeError(f"a dense target must hold numbers or booleans, got dtype {target.dtype}")
         return True
     if shape == layout.row_shape:
-        if is_integer(target) or target.size == 0:
+        if is_integer(target) or 0 in shape:
             return False
         if is_boolean(target):
             raise TypeError(
@@ -205,7 +210,7 @@ def sparse_target(xp: Any, target: Any, layout: Layout, work_dtype: Any) -> tupl
         )
     if entries == 0:
         raise ValueError("a sparse target needs at least one entry per row, got k = 0")
-    if not (is_integer(indices) or indices.size == 0):
+    if not (is_integer(indices) or 0 in indices.shape):
         raise TypeError(f"target[0], the indices of a sparse target, must be integers, got dtype {indices.dtype}")
     if not (is_floating(values) or is_integer(values) or is_boolean(values)):
         raise TypeError(f"target[1], the values of a sparse target, must be numbers, got dtype {values.dtype}")

@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from crossentropy.binary_loss import BinaryCoefficients, binary_measure, sigmoid_losses, sigmoid_slopes
+from crossentropy.binary_loss import (
+    BinaryCoefficients,
+    binary_measure,
+    sigmoid_curvatures,
+    sigmoid_losses,
+    sigmoid_slopes,
+)
 from crossentropy.row_loss import (
     RowCoefficients,
     RowStatistics,
@@ -282,4 +288,19 @@ def binary_gradient(xp: Any, logits: Any, c: BinaryCoefficients, upstream: Any, 
             slope = times(xp, focal_slope(xp, loss, c.focal_gamma), slope)
         total = total + times(xp, weight, slope)
     total = times(xp, upstream, total)
+    return total if c.valid is None else xp.where(c.valid, total, 0.0)
+
+
+def binary_hessian_vector(xp: Any, logits: Any, c: BinaryCoefficients, vector: Any, upstream: Any, work: Any) -> Any:
+    """Second derivative of ``binary_loss`` times the element of ``vector`` and its upstream gradient."""
+    x = binary_input(xp, logits, c, work)
+    total = xp.where(xp.isnan(x), xp.nan, 0.0)
+    losses, slopes_ = sigmoid_losses(xp, x, c.inputs), sigmoid_slopes(xp, x, c.inputs)
+    parts = zip(binary_measure(xp, c, x), losses, slopes_, sigmoid_curvatures(xp, x, c.inputs), strict=True)
+    for weight, loss, slope, curvature in parts:
+        if c.focal_gamma:
+            bend, stretch = focal_curvature(xp, loss, c.focal_gamma), focal_slope(xp, loss, c.focal_gamma)
+            curvature = times(xp, bend, slope * slope) + times(xp, stretch, curvature)
+        total = total + times(xp, weight, curvature)
+    total = times(xp, upstream, times(xp, xp.astype(vector, work), total))
     return total if c.valid is None else xp.where(c.valid, total, 0.0)
