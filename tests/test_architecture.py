@@ -21,8 +21,10 @@ LAYERS = [
     {"distributions", "losses"},
     {""},
     {"torch", "optax", "evaluation.accumulators", "evaluation.batches"},
-    {"evaluation.scores"},
-    {"evaluation.calibration", "evaluation.compare", "evaluation.plots", "evaluation.report", "evaluation.tables"},
+    {"evaluation.columns", "evaluation.curves", "evaluation.formats", "evaluation.scores"},
+    {"evaluation.calibration", "evaluation.compare", "evaluation.plots", "evaluation.tables", "evaluation.terminal"},
+    {"evaluation.log_loss_report", "evaluation.state"},
+    {"evaluation.commands", "evaluation.demo"},
     {"evaluation"},
     {"evaluation.cli"},
 ]
@@ -34,6 +36,9 @@ OPTIONAL = {
     "triton": {"kernels.triton"},
     "jax": {"libraries.jax", "optax"},
     "matplotlib": {"evaluation.plots"},
+    "pyarrow": {"evaluation.demo", "evaluation.formats", "evaluation.tables"},
+    "rich": {"evaluation.cli", "evaluation.demo", "evaluation.terminal"},
+    "sklearn": {"evaluation.demo"},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Callable
@@ -16,15 +17,13 @@ KNOWN_WITHOUT_SUPPORT = {"jax": "JAX", "jaxlib": "JAX", "cupy": "CuPy", "tensorf
 
 def library_of(*arrays: Any) -> Any:
     """The module of ``crossentropy.libraries`` for these arguments; lists, numbers and data frames go to NumPy."""
-    found = {}
+    found: dict[str, Any] = {}
     for value in arrays:
         for part in value if isinstance(value, tuple) else (value,):
-            # The bases too: a subclass lives in a module of its own.
-            names = [base.__module__.partition(".")[0] for base in type(part).__mro__]
-            name = next((name for name in names if name in LIBRARIES or name in KNOWN_WITHOUT_SUPPORT), "")
+            name = root_module(type(part))  # type: ignore[arg-type]
             if name in LIBRARIES:
                 found[LIBRARIES[name]] = part
-            elif name:
+            elif name in KNOWN_WITHOUT_SUPPORT:
                 raise TypeError(
                     f"{KNOWN_WITHOUT_SUPPORT[name]} arrays are not supported by this version of crossentropy; "
                     "convert with numpy.asarray first"
@@ -32,6 +31,12 @@ def library_of(*arrays: Any) -> Any:
     if len(found) > 1:
         raise TypeError(f"arrays of several libraries: {', '.join(sorted(found))}; convert them to one")
     return load_library(next(iter(found), "numpy"))
+
+
+def root_module(array_type: type) -> str:
+    """Of the type or, since a subclass lives in a module of its own, of the first base that is a library's."""
+    roots = (base.__module__.partition(".")[0] for base in array_type.__mro__)
+    return next((root for root in roots if root in LIBRARIES or root in KNOWN_WITHOUT_SUPPORT), "")
 
 
 def namespace_of(array: Any) -> Any:
@@ -76,11 +81,14 @@ class Layout:
 
     def to_rows(self, xp: Any, array: Any) -> Any:
         """(rows, classes); a view where the strides allow one."""
-        return xp.reshape(xp.moveaxis(array, self.axis, -1), (self.count, self.classes))
+        if self.axis != len(self.shape) - 1:
+            array = xp.moveaxis(array, self.axis, -1)
+        return xp.reshape(array, (self.count, self.classes))
 
     def from_rows(self, xp: Any, rows: Any) -> Any:
         """The inverse of ``to_rows``."""
-        return xp.moveaxis(xp.reshape(rows, (*self.row_shape, self.classes)), -1, self.axis)
+        array = xp.reshape(rows, (*self.row_shape, self.classes))
+        return array if self.axis == len(self.shape) - 1 else xp.moveaxis(array, -1, self.axis)
 
     def position(self, row: int, entry: int | None = None) -> str:
         """``[3, 0, 5]``: where row ``row`` (and entry ``entry`` along the class axis) lies in the caller's array."""
@@ -94,7 +102,13 @@ class Layout:
 
 
 def dtype_name(array: Any) -> str:
-    return str(getattr(array.dtype, "name", array.dtype)).removeprefix("torch.")
+    dtype = array.dtype
+    return named(dtype) if hasattr(dtype, "name") else str(dtype).removeprefix("torch.")
+
+
+@functools.lru_cache(maxsize=256)  # NumPy builds the name anew at every call, which takes longer than a small loss
+def named(dtype: Any) -> str:
+    return str(dtype.name)
 
 
 FLOATING = ("float64", "float32", "float16", "bfloat16")

@@ -25,8 +25,8 @@ class BinaryCoefficients:
     pos_weight: Any = None
     valid: Any = None  # bool; None = every element
 
-    def rows(self, block: slice) -> BinaryCoefficients:
-        """The data of a block along the first axis."""
+    def elements(self, block: Any) -> BinaryCoefficients:
+        """The data of a block of elements: ``block`` is an index that keeps views."""
 
         def part(value: Any) -> Any:
             return None if value is None else value[block]
@@ -56,7 +56,7 @@ def sigmoid_slopes(xp: Any, x: Any, inputs: str) -> tuple[Any, Any]:
         return -xp.where(x >= 0, smaller, larger), xp.where(x >= 0, larger, smaller)
     if inputs == "probs":
         return -1.0 / x, 1.0 / (1.0 - x)
-    return -xp.ones_like(x), -xp.exp(x) / xp.expm1(x)
+    return -xp.ones_like(x), xp.exp(x) / xp.abs(xp.expm1(x))
 
 
 def sigmoid_curvatures(xp: Any, x: Any, inputs: str) -> tuple[Any, Any]:

@@ -40,7 +40,7 @@ def softmax(logits: Any, *, axis: int = -1) -> Any:
 
     Source: Bridle 1990, Probabilistic interpretation of feedforward classification network outputs.
     """
-    return library_of(logits).map_rows(generic.softmax, axis, True, logits=logits)
+    return library_of(logits).map_rows(generic.softmax, integer("axis", axis), True, logits=logits)
 
 
 def log_softmax(logits: Any, *, axis: int = -1) -> Any:
@@ -54,7 +54,7 @@ def log_softmax(logits: Any, *, axis: int = -1) -> Any:
     >>> xe.log_softmax([0.0, 40.0])
     array([-4.00000000e+01, -4.24835426e-18])
     """
-    return library_of(logits).map_rows(generic.log_softmax, axis, True, logits=logits)
+    return library_of(logits).map_rows(generic.log_softmax, integer("axis", axis), True, logits=logits)
 
 
 def sigmoid(logits: Any) -> Any:
@@ -131,7 +131,7 @@ def one_hot(labels: Any, num_classes: int, *, axis: int = -1, dtype: Any = None)
     library = library_of(labels)
     labels = library.as_array("labels", labels)
     xp = namespace_of(labels)
-    num_classes = integer("num_classes", num_classes)
+    num_classes, axis = integer("num_classes", num_classes), integer("axis", axis)
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     if not is_integer(labels) and 0 not in labels.shape:
@@ -175,7 +175,7 @@ def entropy(p: Any, *, axis: int = -1, unit: str = "nats") -> Any:
     def rows(xp: Any, p: Any) -> Any:
         return xp.sum(xp.where(p == 0, 0.0, -p * xp.log(p)), axis=-1) / NATS_PER_UNIT[unit]
 
-    return library_of(p).map_rows(rows, axis, False, probabilities=True, p=p)
+    return library_of(p).map_rows(rows, integer("axis", axis), False, probabilities=True, p=p)
 
 
 def kl_divergence(t: Any, p: Any, *, axis: int = -1, unit: str = "nats") -> Any:
@@ -215,7 +215,7 @@ def kl_divergence(t: Any, p: Any, *, axis: int = -1, unit: str = "nats") -> Any:
         difference = t - p
         return (xp.sum(divergence_terms(xp, t, p), axis=-1) + xp.sum(difference, axis=-1)) / NATS_PER_UNIT[unit]
 
-    return library_of(t, p).map_rows(rows, axis, False, probabilities=True, t=t, p=p)
+    return library_of(t, p).map_rows(rows, integer("axis", axis), False, probabilities=True, t=t, p=p)
 
 
 def divergence_terms(xp: Any, t: Any, p: Any) -> Any:

@@ -12,7 +12,7 @@ import inspect
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -44,7 +44,7 @@ def number(within: Callable[[float], bool], domain: str, hint: str = "") -> Call
             raise TypeError(f"{name} must be {domain}, got {value!r}{hint}")
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"{name} must be {domain}, got {type(value).__name__}{hint}") from None
 
     def check(name: str, value: Any) -> float:
@@ -100,8 +100,47 @@ def normalizer(name: str, value: Any) -> Any:
     return array(name, value)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class SharedOptions:
+class Options:
+    """A call's options as attributes; what was not given is the class's default, so a plain call checks nothing."""
+
+    def __init__(self, **given: Any) -> None:
+        defaults = type(self).defaults()
+        for name, value in given.items():
+            default, check = defaults[name]
+            if value is not default:
+                self.__dict__[name] = check(name, value)
+        if self.__dict__:
+            self.check_together()
+
+    def check_together(self) -> None:
+        """ValueError for options without a joint meaning."""
+
+    def replace(self, **changes: Any) -> Self:
+        """The same options but for these, which are not checked again."""
+        result = object.__new__(type(self))
+        result.__dict__.update(self.__dict__ | changes)
+        return result
+
+    table: ClassVar[dict[str, tuple[Any, Callable[[str, Any], Any]]]] = {}
+
+    @classmethod
+    def defaults(cls) -> dict[str, tuple[Any, Callable[[str, Any], Any]]]:
+        """Name -> (default, check)."""
+        return cls.table
+
+
+OptionsType = TypeVar("OptionsType", bound=type[Options])
+
+
+def with_table(cls: OptionsType) -> OptionsType:
+    """Made once with the class: torch.compile warns about a ``functools`` cache."""
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    cls.table = {field.name: (field.default, field.metadata["check"]) for field in fields}
+    return cls
+
+
+@dataclasses.dataclass(init=False, eq=False)
+class SharedOptions(Options):
     """Options that mean the same for the softmax and the sigmoid loss."""
 
     inputs: str = option("logits", one_of("logits", "log_probs", "probs"))
@@ -114,10 +153,7 @@ class SharedOptions:
     unit: str = option("nats", one_of("nats", "bits"))
     num_threads: int | None = option(None, optional(thread_count))
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = field.metadata["check"](field.name, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)  # frozen: this is the one place that writes
+    def check_together(self) -> None:
         if self.focal_gamma and self.label_smoothing:
             raise ValueError(
                 f"focal_gamma={self.focal_gamma} and label_smoothing={self.label_smoothing} have no joint meaning: "
@@ -125,7 +161,8 @@ class SharedOptions:
             )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@with_table
+@dataclasses.dataclass(init=False, eq=False)
 class LossOptions(SharedOptions):
     """Options of the softmax loss."""
 
@@ -137,8 +174,8 @@ class LossOptions(SharedOptions):
     temperature: Any = option(1.0, positive_scalar)
     class_bias: Any = option(None, optional(array))
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_together(self) -> None:
+        super().check_together()
         if self.inputs == "logits":
             return
         changed = {
@@ -156,7 +193,8 @@ class LossOptions(SharedOptions):
                 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@with_table
+@dataclasses.dataclass(init=False, eq=False)
 class BinaryOptions(SharedOptions):
     """Options of the sigmoid loss."""
 
@@ -178,7 +216,7 @@ def takes_options_of(source: Callable[..., Any]) -> Callable[[Function], Functio
 
 def make_options(options_type: type[Any], given: dict[str, Any]) -> Any:
     """``options_type(**given)``, with a hint for a name that does not exist."""
-    names = [field.name for field in dataclasses.fields(options_type)]
+    names = options_type.defaults()
     for name in given:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)

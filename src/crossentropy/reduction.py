@@ -10,9 +10,25 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from crossentropy.arrays import check_non_negative
+from crossentropy.arrays import check_non_negative, is_boolean, values_known
 
 NATS_PER_UNIT = {"nats": 1.0, "bits": math.log(2.0)}
+
+
+def finite(total: Any) -> Any:
+    """ValueError where finite weights add up to more than a float holds: each share of the mean would be a silent 0."""
+    if isinstance(total, float) and math.isinf(total):
+        raise ValueError(
+            "the weights of the rows that count add up to infinity; divide row_weight or class_weight by a number"
+        )
+    return total
+
+
+def of_valid(values: Any, valid: Any) -> Any:
+    """(rows,) without the ignored ones, so that a sum has the bits of the rest alone; under a tracer they are 0."""
+    if valid is None or not values_known(valid):
+        return values
+    return values[valid]
 
 
 def denominator(
@@ -26,10 +42,12 @@ def denominator(
         return 1.0
     if not isinstance(options.normalizer, str):
         given = xp.asarray(options.normalizer)
+        if is_boolean(given):
+            raise TypeError('normalizer must be "weight", "rows", a number or an array of numbers, got booleans')
         check_non_negative(xp, "normalizer", given)
         given = xp.astype(given, work)
         if math.prod(given.shape) == 1:
-            return xp.reshape(given, ())
+            return xp.reshape(given, ())[()]
         try:
             return xp.reshape(xp.broadcast_to(given, shape), (-1,))
         except ValueError:
@@ -41,26 +59,28 @@ def denominator(
         return rows if valid is None else xp.sum(xp.astype(valid, work))
     counts = mass if row_weight is None else xp.reshape(row_weight, (-1,)) * mass
     if getattr(counts, "ndim", 0) == 0 and valid is None:
-        return rows * counts
+        return finite(rows * counts)
     counts = xp.broadcast_to(xp.asarray(counts, dtype=work), (rows,))
     if valid is not None:
-        counts = xp.where(xp.reshape(valid, (-1,)), counts, 0.0)
-    return xp.sum(counts)
+        valid = xp.reshape(valid, (-1,))
+        counts = of_valid(xp.where(valid, counts, 0.0), valid)
+    return finite(xp.sum(counts))
 
 
-def reciprocal(xp: Any, value: Any, work: Any) -> Any:
-    """1 / value, and 0 for 0: a mean over nothing is 0."""
-    value = xp.asarray(value, dtype=work)
-    return xp.where(value == 0, 0.0, 1.0 / xp.where(value == 0, 1.0, value))
+def divide(xp: Any, value: Any, denominator_: Any) -> Any:
+    """value / denominator, and 0 for a denominator of 0: a mean over nothing is 0."""
+    if isinstance(denominator_, int | float):
+        return value / denominator_ if denominator_ else xp.zeros_like(value)
+    return xp.where(denominator_ == 0, 0.0, value / xp.where(denominator_ == 0, 1.0, denominator_))
 
 
-def upstream(xp: Any, options: Any, row_weight: Any, denominator_: Any, work: Any) -> Any:
+def upstream(xp: Any, options: Any, row_weight: Any, denominator_: Any) -> Any:
     """The factor of each row's gradient: a number or (rows,)."""
-    factor = reciprocal(xp, denominator_, work) / NATS_PER_UNIT[options.unit]
+    factor = divide(xp, 1.0 / NATS_PER_UNIT[options.unit], denominator_)
     return factor if row_weight is None else row_weight * factor
 
 
-def reduce_rows(xp: Any, losses: Any, options: Any, row_weight: Any, denominator_: Any) -> Any:
+def reduce_rows(xp: Any, losses: Any, options: Any, row_weight: Any, valid: Any, denominator_: Any) -> Any:
     """Row losses (rows,), 0 for ignored rows -> the value; (rows,) for "none"."""
     if row_weight is not None:
         # An ignored row has weight 0 and loss 0, never 0 x inf.
@@ -69,6 +89,5 @@ def reduce_rows(xp: Any, losses: Any, options: Any, row_weight: Any, denominator
     if options.reduction == "none":
         return losses / unit
     if getattr(denominator_, "ndim", 0) == 1:
-        return xp.sum(xp.where(denominator_ == 0, 0.0, losses / denominator_)) / unit
-    total = xp.sum(losses)
-    return xp.where(denominator_ == 0, 0.0, total / denominator_) / unit
+        return xp.sum(of_valid(divide(xp, losses, denominator_), valid)) / unit
+    return divide(xp, xp.sum(of_valid(losses, valid)), denominator_) / unit

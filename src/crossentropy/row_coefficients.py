@@ -38,114 +38,147 @@ IGNORE_HINT = "; pass ignore_index={value} if that marks rows to ignore"
 def row_coefficients(
     xp: Any, target: Any, layout: Layout, options: LossOptions, work_dtype: Any
 ) -> tuple[RowCoefficients, Any]:
-    """Coefficients and row weights (rows,) (or None) of a target for logits of this layout.
+    """Coefficients and row weights (rows,) (or None) of a target (None: no target) for logits of this layout.
 
     Raises TypeError, ValueError or IndexError naming the argument, the position and the value.
     """
+    class_weight = class_array(xp, "class_weight", options.class_weight, layout, work_dtype)
+    row_weight, valid = row_weights(xp, options.row_weight, layout, work_dtype)
+    if target is None:
+        parts = {"valid": valid}
+    elif is_sparse(target):
+        parts = sparse_target(xp, target, layout, options, class_weight, valid, work_dtype)
+    else:
+        target = xp.asarray(target)
+        read = dense_target if is_dense(xp, target, layout) else label_target
+        parts = read(xp, target, layout, options, class_weight, valid, work_dtype)
+    coefficients = RowCoefficients(
+        inputs=options.inputs,
+        temperature=options.temperature,
+        softcap=options.softcap,
+        label_smoothing=options.label_smoothing,
+        focal_gamma=options.focal_gamma,
+        z_loss=options.z_loss,
+        class_bias=class_array(xp, "class_bias", options.class_bias, layout, work_dtype),
+        class_mask=class_mask(xp, layout, options.class_mask),
+        class_weight=class_weight,
+        **parts,
+    )
+    return coefficients, row_weight
 
-    def class_array(name: str) -> Any:
-        value = getattr(options, name)
-        if value is None:
-            return None
-        value = xp.asarray(value)
-        if value.shape != (layout.classes,):
-            raise ValueError(
-                f"{name} must have shape ({layout.classes},), one entry per class, got {tuple(value.shape)}"
-            )
-        return value
 
-    class_weight, class_bias = class_array("class_weight"), class_array("class_bias")
-    if class_weight is not None:
-        check_non_negative(xp, "class_weight", class_weight)
-        class_weight = xp.astype(class_weight, work_dtype)
-    if class_bias is not None:
-        if known_any(xp, xp.isnan(class_bias)):
-            raise ValueError("class_bias must not hold NaN")
-        class_bias = xp.astype(class_bias, work_dtype)
+def class_array(xp: Any, name: str, value: Any, layout: Layout, work_dtype: Any) -> Any:
+    if value is None:
+        return None
+    value = xp.asarray(value)
+    if tuple(value.shape) != (layout.classes,):
+        raise ValueError(f"{name} must have shape ({layout.classes},), one entry per class, got {tuple(value.shape)}")
+    if name == "class_weight":
+        check_non_negative(xp, name, value)
+    elif known_any(xp, xp.isnan(value)):
+        raise ValueError(f"{name}[{int(xp.argmax(xp.isnan(value)))}] is NaN")
+    return xp.astype(value, work_dtype)
 
-    row_weight = valid = None
-    if options.row_weight is not None:
-        row_weight = xp.asarray(options.row_weight)
-        try:
-            row_weight = xp.broadcast_to(row_weight, layout.row_shape)
-        except ValueError:
-            raise ValueError(
-                f"row_weight must have the shape of the rows, {layout.row_shape}, or broadcast to it, "
-                f"got {tuple(row_weight.shape)}"
-            ) from None
-        check_non_negative(xp, "row_weight", row_weight)
-        row_weight = xp.astype(xp.reshape(row_weight, (-1,)), work_dtype)
-        if possible_any(xp, row_weight == 0):
-            valid = row_weight != 0
 
-    common: dict[str, Any] = {
-        "inputs": options.inputs,
-        "temperature": options.temperature,
-        "softcap": options.softcap,
-        "label_smoothing": options.label_smoothing,
-        "focal_gamma": options.focal_gamma,
-        "z_loss": options.z_loss,
-        "class_bias": class_bias,
-        "class_mask": class_mask(xp, layout, options.class_mask),
-        "class_weight": class_weight,
-    }
+def row_weights(xp: Any, value: Any, layout: Layout, work_dtype: Any) -> tuple[Any, Any]:
+    """Row weights (rows,) and which of them are not 0; None where every row counts, and alike."""
+    if value is None:
+        return None, None
+    value = xp.asarray(value)
+    try:
+        per_row = xp.broadcast_to(value, layout.row_shape)
+    except ValueError:
+        raise ValueError(
+            f"row_weight must have the shape of the rows, {layout.row_shape}, or broadcast to it, "
+            f"got {tuple(value.shape)}"
+        ) from None
+    check_non_negative(xp, "row_weight", value)
+    per_row = xp.astype(xp.reshape(per_row, (-1,)), work_dtype)
+    return per_row, per_row != 0 if possible_any(xp, value == 0) else None
 
-    if is_sparse(target):
-        indices, values = sparse_target(xp, target, layout, work_dtype)
-        refuse_focal(options)
-        ignored = (
-            xp.zeros_like(indices, dtype=bool) if options.ignore_index is None else indices == options.ignore_index
-        )
-        valid = both(valid, ~xp.all(ignored, axis=-1) if possible_any(xp, ignored) else None)
-        unread = ignored if valid is None else ignored | ~valid[:, None]
-        indices, values = xp.where(unread, 0, indices), xp.where(unread, 0.0, values)
-        check_indices(xp, "target[0]", indices, layout, IGNORE_HINT)
-        check_non_negative(xp, "target[1]", values, lambda first: layout.position(*divmod(first, values.shape[-1])))
-        weight = values if class_weight is None else values * weight_of(xp, class_weight, indices)
-        return (
-            RowCoefficients(
-                **common,
-                indices=indices,
-                index_weight=(1.0 - options.label_smoothing) * weight,
-                target_sum=xp.sum(values, axis=-1),
-                target_mass=xp.sum(weight, axis=-1),
-                valid=valid,
-            ),
-            row_weight,
-        )
 
-    target = xp.asarray(target)
-    if is_dense(xp, target, layout):
-        refuse_focal(options)
-        return (
-            RowCoefficients(
-                **common, dense=layout.to_rows(xp, target), dense_scale=1.0 - options.label_smoothing, valid=valid
-            ),
-            row_weight,
-        )
-
-    given = xp.reshape(target, (-1,))
-    if options.ignore_index is not None:
-        ignored = given == options.ignore_index
-        if possible_any(xp, ignored):
-            valid = both(valid, ~ignored)
-    labels = given if valid is None else xp.where(valid, given, xp.zeros_like(given))
-    check_indices(xp, "target", labels, layout, IGNORE_HINT)
+def label_target(
+    xp: Any, target: Any, layout: Layout, options: LossOptions, class_weight: Any, valid: Any, work_dtype: Any
+) -> dict[str, Any]:
+    labels = xp.reshape(target, (-1,))
+    ignore = options.ignore_index
+    # One look at the labels settles the usual case: all are classes, and none of these is the one to ignore.
+    no_class = (labels < 0) | (labels >= layout.classes)
+    if possible_any(xp, no_class) or (ignore is not None and 0 <= ignore < layout.classes):
+        ignored = xp.zeros_like(no_class) if ignore is None else labels == ignore
+        valid = both(valid, ~ignored) if possible_any(xp, ignored) else valid
+        labels = labels if valid is None else xp.where(valid, labels, xp.zeros_like(labels))
+        check_indices(xp, "target", labels, layout, IGNORE_HINT)
     labels = xp.astype(labels, xp.int64)
     if class_weight is None:
-        label_weight, target_mass = xp.ones((1, 1), dtype=work_dtype), 1.0
+        weight, mass = xp.ones((1, 1), dtype=work_dtype), 1.0
     else:
-        label_weight = weight_of(xp, class_weight, labels)[:, None]
-        target_mass = label_weight[:, 0]
+        weight = weight_of(xp, class_weight, labels)[:, None]
+        mass = weight[:, 0]
+    return {
+        "indices": labels[:, None],
+        "index_weight": (1.0 - options.label_smoothing) * weight,
+        "target_mass": mass,
+        "valid": valid,
+    }
+
+
+def dense_target(
+    xp: Any, target: Any, layout: Layout, options: LossOptions, class_weight: Any, valid: Any, work_dtype: Any
+) -> dict[str, Any]:
+    refuse_focal(options)
+    # Neither converted nor weighted here: that would be a copy of what may be as large as the logits.
+    return {"dense": layout.to_rows(xp, target), "dense_scale": 1.0 - options.label_smoothing, "valid": valid}
+
+
+def sparse_target(
+    xp: Any, target: Any, layout: Layout, options: LossOptions, class_weight: Any, valid: Any, work_dtype: Any
+) -> dict[str, Any]:
+    refuse_focal(options)
+    indices, values = sparse_rows(xp, target, layout, work_dtype)
+    if options.ignore_index is None:
+        unread = xp.zeros_like(indices, dtype=bool)
+    else:
+        unread = indices == options.ignore_index
+        if possible_any(xp, unread):
+            valid = both(valid, ~xp.all(unread, axis=-1))
+    if valid is not None:
+        unread = unread | ~valid[:, None]
+    indices, values = xp.where(unread, xp.zeros_like(indices), indices), xp.where(unread, 0.0, values)
+    check_indices(xp, "target indices", indices, layout, IGNORE_HINT)
+    indices = xp.astype(indices, xp.int64)
+    check_non_negative(xp, "target values", values, lambda first: layout.position(*divmod(first, values.shape[-1])))
+    weight = values if class_weight is None else values * weight_of(xp, class_weight, indices)
+    return {
+        "indices": indices,
+        "index_weight": (1.0 - options.label_smoothing) * weight,
+        "target_sum": xp.sum(values, axis=-1),
+        "target_mass": xp.sum(weight, axis=-1),
+        "valid": valid,
+    }
+
+
+def sparse_rows(xp: Any, target: Any, layout: Layout, work_dtype: Any) -> tuple[Any, Any]:
+    """Indices and values as (rows, k)."""
+    indices, values = (xp.asarray(part) for part in target)
+    shape = list(indices.shape)
+    entries = shape.pop(layout.axis) if len(shape) == len(layout.shape) else None
+    if entries is None or tuple(shape) != layout.row_shape or indices.shape != values.shape:
+        raise ValueError(
+            f"a sparse target is (indices, values), both of the shape of logits {layout.shape} with k entries in "
+            f"place of the {layout.classes} classes; got shapes {tuple(indices.shape)} and {tuple(values.shape)}; "
+            "for a dense target or labels pass an array or a list, not a tuple"
+        )
+    if entries == 0:
+        raise ValueError("a sparse target needs at least one entry per row, got k = 0")
+    if not (is_integer(indices) or 0 in indices.shape):
+        raise TypeError(f"target indices must be integers, got dtype {indices.dtype}")
+    if not (is_floating(values) or is_integer(values) or is_boolean(values)):
+        raise TypeError(f"target values must be numbers, got dtype {values.dtype}")
+    flat = (layout.count, entries)
     return (
-        RowCoefficients(
-            **common,
-            indices=labels[:, None],
-            index_weight=(1.0 - options.label_smoothing) * label_weight,
-            target_mass=target_mass,
-            valid=valid,
-        ),
-        row_weight,
+        xp.reshape(xp.moveaxis(indices, layout.axis, -1), flat),
+        xp.astype(xp.reshape(xp.moveaxis(values, layout.axis, -1), flat), work_dtype),
     )
 
 
@@ -199,28 +232,6 @@ def is_dense(xp: Any, target: Any, layout: Layout) -> bool:
     )
 
 
-def sparse_target(xp: Any, target: Any, layout: Layout, work_dtype: Any) -> tuple[Any, Any]:
-    indices, values = (xp.asarray(part) for part in target)
-    shape = list(indices.shape)
-    entries = shape.pop(layout.axis) if len(shape) == len(layout.shape) else None
-    if entries is None or tuple(shape) != layout.row_shape or indices.shape != values.shape:
-        raise ValueError(
-            f"a sparse target is (indices, values), both of the shape of logits {layout.shape} with k entries in "
-            f"place of the {layout.classes} classes; got shapes {tuple(indices.shape)} and {tuple(values.shape)}"
-        )
-    if entries == 0:
-        raise ValueError("a sparse target needs at least one entry per row, got k = 0")
-    if not (is_integer(indices) or 0 in indices.shape):
-        raise TypeError(f"target[0], the indices of a sparse target, must be integers, got dtype {indices.dtype}")
-    if not (is_floating(values) or is_integer(values) or is_boolean(values)):
-        raise TypeError(f"target[1], the values of a sparse target, must be numbers, got dtype {values.dtype}")
-    flat = (layout.count, entries)
-    return (
-        xp.reshape(xp.moveaxis(indices, layout.axis, -1), flat),
-        xp.astype(xp.reshape(xp.moveaxis(values, layout.axis, -1), flat), work_dtype),
-    )
-
-
 def class_mask(xp: Any, layout: Layout, mask: Any) -> Any:
     if mask is None:
         return None
@@ -256,14 +267,16 @@ def check_dense_target(xp: Any, coefficients: RowCoefficients, layout: Layout, f
 
 
 def check_probabilities(
-    xp: Any, logits: Any, coefficients: RowCoefficients, layout: Layout, first_row: int = 0
+    xp: Any, logits: Any, coefficients: RowCoefficients, layout: Layout, first_row: int = 0, *, every: bool = False
 ) -> None:
-    """ValueError for a probability that is read (its class has a share of the target) and lies outside [0, 1]."""
+    """ValueError for a probability outside [0, 1] that is read: its class has a share of the target, or ``every``."""
     if coefficients.inputs == "logits":
         return
     checks = []  # (what is read, its columns)
     weight = True if coefficients.class_weight is None else coefficients.class_weight != 0
-    if coefficients.label_smoothing:
+    if every:
+        checks.append((logits, xp.ones_like(logits, dtype=bool), None))
+    elif coefficients.label_smoothing:
         checks.append((logits, weight, None))
     elif coefficients.dense is not None:
         checks.append((logits, weight & (coefficients.dense != 0), None))
@@ -272,7 +285,7 @@ def check_probabilities(
         checks.append((value, coefficients.index_weight != 0, coefficients.indices))
     for value, read, columns in checks:
         bad = read & ((value > 0) if coefficients.inputs == "log_probs" else (value < 0) | (value > 1))
-        if coefficients.valid is not None:
+        if coefficients.valid is not None and not every:
             bad = bad & coefficients.valid[:, None]
         if known_any(xp, bad):
             row, column = divmod(int(xp.argmax(xp.reshape(bad, (-1,)))), bad.shape[-1])

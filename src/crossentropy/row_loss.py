@@ -7,6 +7,7 @@ For one row with raw logits x, every option of the package is data in
     loss = s L - sum_k b_k r_k - g P - d D + zeta lse^2
 
 * transformed logits   z_j = cap(x_j / temperature + bias_j), -inf where the class is masked; slope T'_j = dz_j / dx_j
+                         (an infinite logit stays infinite under the cap)
 * maximum              m = max_j z_j
 * ties, others         n = number of classes with z_j = m,  S = sum of exp(z_j - m) over all other classes
 * log-sum              L = log n + log1p(S / n),  lse = m + L
@@ -143,6 +144,16 @@ def times(xp: Any, coefficient: Any, value: Any) -> Any:
     return xp.where(coefficient == 0, xp.zeros_like(value), coefficient * value)
 
 
+def difference_error(xp: Any, a: Any, b: Any, difference: Any) -> Any:
+    """The rounding error of difference = a - b (Knuth's two-sum): a - b = difference + error; 0 where not finite.
+
+    A difference is rounded to half an ulp, which its exponential magnifies by its size: 8 ulp at -30.
+    """
+    back = difference - a
+    error = (a - (difference - back)) - (b + back)
+    return xp.where(xp.isfinite(error), error, 0.0)
+
+
 def log_sum(xp: Any, statistics: RowStatistics) -> Any:
     """L = log sum_j exp(z_j - m) >= 0."""
     return xp.log(statistics.ties) + xp.log1p(statistics.others / statistics.ties)
@@ -238,7 +249,10 @@ def merge(xp: Any, a: RowStatistics, b: RowStatistics) -> RowStatistics:
     # -inf - -inf: a side with no possible class moves by nothing, whichever side it is.
     shift_a, shift_b = (xp.where(side.maximum == maximum, 0.0, side.maximum - maximum) for side in (a, b))
     wins_a, wins_b = shift_a == 0, shift_b == 0
-    scale_a, scale_b = xp.exp(shift_a), xp.exp(shift_b)
+    scale_a, scale_b = (
+        xp.exp(shift) * (1.0 + difference_error(xp, side.maximum, maximum, shift))
+        for side, shift in ((a, shift_a), (b, shift_b))
+    )
 
     def either(name: str, combine: Any) -> Any:
         left, right = getattr(a, name), getattr(b, name)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,11 @@ from crossentropy.row_coefficients import RowCoefficients, check_dense_target, c
 from crossentropy.row_loss import log_sum, row_loss
 
 WORK = np.float64
-namespace = np
+# NumPy, but conversion gives C order: a sum over classes that are not contiguous is not pairwise (97 ulp, C = 4,000).
+xp = namespace = SimpleNamespace(**vars(np) | {"astype": lambda array, dtype: np.asarray(array, dtype, order="C")})
 # Elements per block of rows: the float64 temporaries of one block (256 kB each) stay in a core's cache.
 BLOCK = 1 << 15
+ARRAY_OPTIONS = ("class_weight", "row_weight", "class_mask", "class_bias", "pos_weight", "normalizer")
 
 # Infinities and underflow are results here, defined row by row; a warning for each would be noise.
 quiet = functools.partial(np.errstate, all="ignore")
@@ -50,7 +54,8 @@ def as_array(name: str, value: Any) -> np.ndarray:
     except ValueError as error:
         raise ValueError(f"{name} is not a rectangular array: {error}") from None
     if array.dtype == object:
-        found = type(next((v for v in array.flat if not isinstance(v, (int, float))), value)).__name__
+        odd = next((v for v in array.flat if not isinstance(v, (int, float))), None)
+        found = "objects of no NumPy number type" if odd is None and array.ndim else type(odd).__name__
         raise TypeError(f"{name} must hold numbers, got {found}")
     if array.dtype.kind in "USMmc" or dtype_name(array) in ("longdouble", "float128", "float96"):
         raise TypeError(f"{name} must hold real numbers of at most 64 bits, got dtype {array.dtype}")
@@ -69,16 +74,15 @@ def as_floating(name: str, value: Any) -> np.ndarray:
 
 def as_target(target: Any) -> Any:
     if is_sparse(target):
-        return tuple(as_array(f"target[{i}]", part) for i, part in enumerate(target))
+        return as_array("target indices", target[0]), as_array("target values", target[1])
     return as_array("target", target)
 
 
 def as_options(options: Any) -> Any:
     """The same options with NumPy arrays for whatever the caller gave as an array."""
-    names = {"class_weight", "row_weight", "class_mask", "class_bias", "pos_weight", "normalizer"}
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name in names}
-    arrays = {name: as_array(name, v) for name, v in given.items() if v is not None and not isinstance(v, (str, float))}
-    return dataclasses.replace(options, **arrays) if arrays else options
+    given = vars(options)
+    arrays = {n: as_array(n, given[n]) for n in ARRAY_OPTIONS if n in given and not isinstance(given[n], str)}
+    return options.replace(**arrays) if arrays else options
 
 
 def result_dtype(array: np.ndarray) -> np.dtype:
@@ -102,16 +106,20 @@ class Rows:
     options: LossOptions
 
     @classmethod
-    def of(cls, logits: np.ndarray, target: Any, options: LossOptions) -> Rows:
+    def of(cls, logits: np.ndarray, target: Any, options: LossOptions, *, summary: bool = False) -> Rows:
         layout = Layout.of(logits.shape, options.axis)
         options = as_options(options)
-        coefficients, row_weight = row_coefficients(np, as_target(target), layout, options, WORK)
-        rows = cls(layout.to_rows(np, logits), layout, coefficients, row_weight, options)
+        if target is not None or not summary:
+            target = as_target(target)
+        coefficients, row_weight = row_coefficients(xp, target, layout, options, WORK)
+        if coefficients.class_mask is not None:  # in C order, like everything that meets the logits
+            coefficients = dataclasses.replace(coefficients, class_mask=np.ascontiguousarray(coefficients.class_mask))
+        rows = cls(layout.to_rows(xp, logits), layout, coefficients, row_weight, options)
         # Everything that can raise does so before anything is written: `out` may be the logits themselves.
         if coefficients.dense is not None or options.inputs != "logits":
             for block, part, piece in rows.blocks():
-                check_dense_target(np, piece, layout, block.start)
-                check_probabilities(np, part, piece, layout, block.start)
+                check_dense_target(xp, piece, layout, block.start)
+                check_probabilities(xp, part, piece, layout, block.start, every=summary)
         return rows
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray, RowCoefficients]]:
@@ -124,19 +132,19 @@ class Rows:
         if coefficients.dense is not None and self.options.reduction == "mean" and by_weight:
             mass = np.empty(self.layout.count)
             for block in blocks(self.layout.count, self.layout.classes):
-                mass[block] = generic.dense_target(np, coefficients.rows(block), WORK)[1].sum(axis=-1)
+                mass[block] = generic.dense_target(xp, coefficients.rows(block), WORK)[1].sum(axis=-1)
         return reduction.denominator(
-            np, self.options, self.layout.row_shape, self.row_weight, coefficients.valid, mass, WORK
+            xp, self.options, self.layout.row_shape, self.row_weight, coefficients.valid, mass, WORK
         )
 
     def result(self, losses: np.ndarray, denominator: Any, dtype: np.dtype) -> Any:
-        value = reduction.reduce_rows(np, losses, self.options, self.row_weight, denominator)
+        value = reduction.reduce_rows(xp, losses, self.options, self.row_weight, self.coefficients.valid, denominator)
         shape = self.layout.row_shape if self.options.reduction == "none" else ()
         return np.reshape(value, shape).astype(dtype)[()]
 
     def upstream(self, denominator: Any) -> Callable[[slice], Any]:
-        factor = reduction.upstream(np, self.options, self.row_weight, denominator, WORK)
-        return (lambda block: factor[block]) if factor.ndim else (lambda block: factor)
+        factor = reduction.upstream(xp, self.options, self.row_weight, denominator)
+        return (lambda block: factor[block]) if np.ndim(factor) else (lambda block: factor)
 
 
 def cross_entropy(logits: Any, target: Any, options: LossOptions) -> Any:
@@ -145,7 +153,7 @@ def cross_entropy(logits: Any, target: Any, options: LossOptions) -> Any:
         rows = Rows.of(logits, target, options)
         losses = np.empty(rows.layout.count)
         for block, part, coefficients in rows.blocks():
-            losses[block] = row_loss(np, generic.row_statistics(np, part, coefficients, WORK), coefficients)
+            losses[block] = row_loss(xp, generic.row_statistics(xp, part, coefficients, WORK), coefficients)
         return rows.result(losses, rows.denominator(), result_dtype(logits))
 
 
@@ -158,9 +166,9 @@ def cross_entropy_value_and_grad(logits: Any, target: Any, options: LossOptions,
         upstream = rows.upstream(denominator)
         losses, gradient_rows = np.empty(rows.layout.count), gradient.rows(rows.layout)
         for block, part, coefficients in rows.blocks():
-            statistics = generic.row_statistics(np, part, coefficients, WORK)
-            losses[block] = row_loss(np, statistics, coefficients)
-            gradient_rows[block] = generic.row_gradient(np, part, coefficients, statistics, upstream(block), WORK)
+            statistics = generic.row_statistics(xp, part, coefficients, WORK)
+            losses[block] = row_loss(xp, statistics, coefficients)
+            gradient_rows[block] = generic.row_gradient(xp, part, coefficients, statistics, upstream(block), WORK)
         value = rows.result(losses, denominator, result_dtype(logits))
         return value, gradient.finish(rows.layout, gradient_rows)
 
@@ -173,11 +181,11 @@ def cross_entropy_hvp(logits: Any, target: Any, vector: Any, options: LossOption
     with quiet():
         rows = Rows.of(logits, target, options)
         upstream = rows.upstream(rows.denominator())
-        vector_rows, product_rows = rows.layout.to_rows(np, vector), product.rows(rows.layout)
+        vector_rows, product_rows = rows.layout.to_rows(xp, vector), product.rows(rows.layout)
         for block, part, coefficients in rows.blocks():
-            statistics = generic.row_statistics(np, part, coefficients, WORK)
+            statistics = generic.row_statistics(xp, part, coefficients, WORK)
             product_rows[block] = generic.row_hessian_vector(
-                np, part, coefficients, statistics, vector_rows[block], upstream(block), WORK
+                xp, part, coefficients, statistics, vector_rows[block], upstream(block), WORK
             )
         return product.finish(rows.layout, product_rows)
 
@@ -185,36 +193,31 @@ def cross_entropy_hvp(logits: Any, target: Any, vector: Any, options: LossOption
 def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, Any, Any, Any]:
     """lse, log-probability of the target (None without one), entropy, prediction; each of the shape of the rows."""
     logits = as_floating("logits", logits)
-    dtype = result_dtype(logits)
     with quiet():
-        layout = Layout.of(logits.shape, options.axis)
-        label = np.zeros(layout.row_shape, dtype=np.int64) if target is None else target
-        # Ignoring concerns the target alone: lse, entropy and prediction are of every row.
-        rows = Rows.of(logits, label, options)
-        shape = layout.row_shape
-        lse, target_log_prob, entropy = (np.empty(layout.count) for _ in range(3))
-        prediction = np.empty(layout.count, dtype=np.int64)
+        rows = Rows.of(logits, target, options, summary=True)
+        count = rows.layout.count
+        lse, entropy, loss, prediction = np.empty(count), np.empty(count), np.empty(count), np.empty(count, np.int64)
         for block, part, coefficients in rows.blocks():
-            everywhere = dataclasses.replace(coefficients, valid=None)
-            statistics = generic.row_statistics(np, part, everywhere, WORK, summary=True)
-            lse[block] = statistics.maximum + log_sum(np, statistics)
+            # Ignoring concerns the target alone: lse, entropy and prediction are of every row.
+            statistics = generic.row_statistics(
+                xp, part, dataclasses.replace(coefficients, valid=None), WORK, summary=True
+            )
+            total = log_sum(xp, statistics)
             undefined = ~np.isfinite(statistics.maximum)
-            lse[block][undefined] = np.nan
-            entropy[block] = log_sum(np, statistics) - statistics.entropy_sum / (statistics.ties + statistics.others)
-            entropy[block][undefined] = np.nan
-            prediction[block] = np.where(undefined | np.isnan(entropy[block]), -1, statistics.prediction)
-            target_log_prob[block] = -row_loss(np, statistics, coefficients)
-        factor = 1.0 / reduction.NATS_PER_UNIT[options.unit]
+            lse[block] = np.where(undefined, np.nan, statistics.maximum + total)
+            entropy[block] = np.where(
+                undefined, np.nan, total - statistics.entropy_sum / (statistics.ties + statistics.others)
+            )
+            prediction[block] = np.where(np.isnan(entropy[block]), -1, statistics.prediction)
+            loss[block] = 0.0 if target is None else row_loss(xp, statistics, coefficients)
+        unit, dtype, shape = reduction.NATS_PER_UNIT[options.unit], result_dtype(logits), rows.layout.row_shape
 
         def shaped(value: np.ndarray) -> Any:
-            return np.reshape(value * factor, shape).astype(dtype)[()]
+            return np.reshape(value / unit, shape).astype(dtype)[()]
 
-        return (
-            shaped(lse),
-            None if target is None else shaped(target_log_prob + 0.0),
-            shaped(entropy),
-            np.reshape(prediction, shape)[()],
-        )
+        # 0 - loss: a loss of 0 is the log-probability 0, not -0.
+        target_log_prob = None if target is None else shaped(0.0 - loss)
+        return shaped(lse), target_log_prob, shaped(entropy), np.reshape(prediction, shape)[()]
 
 
 def binary_cross_entropy(logits: Any, target: Any, options: BinaryOptions) -> Any:
@@ -231,32 +234,35 @@ def binary(logits: np.ndarray, target: Any, options: BinaryOptions, gradient: np
     """The reduced loss; its gradient is written into ``gradient`` where one is given."""
     options = as_options(options)
     with quiet():
-        coefficients, row_weight = binary_coefficients(np, as_array("target", target), logits.shape, options, WORK)
-        denominator = reduction.denominator(np, options, logits.shape, row_weight, coefficients.valid, 1.0, WORK)
+        coefficients, row_weight = binary_coefficients(xp, as_array("target", target), logits.shape, options, WORK)
+        denominator = reduction.denominator(xp, options, logits.shape, row_weight, coefficients.valid, 1.0, WORK)
         flat_weight = None if row_weight is None else row_weight.reshape(-1)
-        factor = reduction.upstream(np, options, flat_weight, denominator, WORK)
-        factor = factor.reshape(logits.shape) if factor.ndim else factor
+        factor = reduction.upstream(xp, options, flat_weight, denominator)
+        factor = factor.reshape(logits.shape) if np.ndim(factor) else factor
         losses = np.empty(logits.shape)
-        check_binary_probabilities(np, logits, coefficients)
-        for block, part in element_blocks(logits):
-            piece = coefficients if block is None else coefficients.rows(block)
-            where: Any = ... if block is None else block
-            losses[where] = generic.binary_loss(np, part, piece, WORK)
+        check_binary_probabilities(xp, logits, coefficients)
+        for index in element_blocks(logits.shape):
+            part, piece = logits[index], coefficients.elements(index)
+            losses[index] = generic.binary_loss(xp, part, piece, WORK)
             if gradient is not None:
-                share = factor[where] if factor.ndim else factor
-                gradient[where] = generic.binary_gradient(np, part, piece, share, WORK)
-        value = reduction.reduce_rows(np, losses.reshape(-1), options, flat_weight, denominator)
+                share = factor[index] if np.ndim(factor) else factor
+                gradient[index] = generic.binary_gradient(xp, part, piece, share, WORK)
+        valid = None if coefficients.valid is None else coefficients.valid.reshape(-1)
+        value = reduction.reduce_rows(xp, losses.reshape(-1), options, flat_weight, valid, denominator)
         shape = logits.shape if options.reduction == "none" else ()
         return np.reshape(value, shape).astype(result_dtype(logits))[()]
 
 
-def element_blocks(logits: np.ndarray) -> Iterator[tuple[slice | None, np.ndarray]]:
-    """Blocks along the first axis; a single number is one block."""
-    if logits.ndim == 0:
-        yield None, logits
-        return
-    for block in blocks(logits.shape[0], logits[:1].size):
-        yield block, logits[block]
+def element_blocks(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
+    """Indices that cut an array of this shape into blocks; views, whatever the strides."""
+    inner = math.prod(shape[1:])
+    if not shape or inner == 0:
+        yield (...,)
+    elif inner <= BLOCK:
+        yield from ((block, ...) for block in blocks(shape[0], inner))
+    else:
+        for first in range(shape[0]):
+            yield from ((first, *rest) for rest in element_blocks(shape[1:]))
 
 
 def map_rows(
@@ -272,21 +278,24 @@ def map_rows(
     with quiet():
         if probabilities:
             for name, array in arrays.items():
-                check_unit_interval(np, name, array)
-        rows = [layout.to_rows(np, array) for array in arrays.values()]
+                check_unit_interval(xp, name, array)
+        rows = [layout.to_rows(xp, array) for array in arrays.values()]
         dtype = np.result_type(*map(result_dtype, arrays.values()))
         result = np.empty((layout.count, layout.classes) if keeps_classes else layout.count, dtype)
         for block in blocks(layout.count, layout.classes):
-            result[block] = function(np, *(part[block].astype(WORK) for part in rows))
-    return layout.from_rows(np, result) if keeps_classes else result.reshape(layout.row_shape)[()]
+            result[block] = function(xp, *(xp.astype(part[block], WORK) for part in rows))
+    return layout.from_rows(xp, result) if keeps_classes else result.reshape(layout.row_shape)[()]
 
 
 def map_elements(function: Callable[..., Any], **named: Any) -> Any:
     """``function(xp, array)`` in float64, elementwise."""
     ((name, value),) = named.items()
     array = as_floating(name, value)
+    result = np.empty(array.shape, result_dtype(array))
     with quiet():
-        return function(np, array.astype(WORK)).astype(result_dtype(array))[()]
+        for index in element_blocks(array.shape):
+            result[index] = function(xp, xp.astype(array[index], WORK))
+    return result[()]
 
 
 class Output:
@@ -300,9 +309,9 @@ class Output:
         if out is None:
             self.array = self.buffer = np.empty_like(logits, subok=False)
             return
-        if not isinstance(out, np.ndarray):
+        if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
             raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-        if out.shape != logits.shape or out.dtype != logits.dtype:
+        if out.shape != logits.shape or out.dtype.newbyteorder("=") != logits.dtype:
             raise ValueError(
                 f"out must have the shape and dtype of logits, {logits.shape} {logits.dtype}, "
                 f"got {out.shape} {out.dtype}"
@@ -318,15 +327,15 @@ class Output:
         ]
         overlaps = any(isinstance(part, np.ndarray) and np.may_share_memory(out, part) for part in others)
         self.array = out
-        self.buffer = np.empty_like(out) if overlaps else out
+        self.buffer = np.empty_like(logits) if overlaps or not out.dtype.isnative else out
 
     def rows(self, layout: Layout) -> np.ndarray:
         """(rows, classes) to be filled; a view of the buffer where the strides allow one."""
-        return layout.to_rows(np, self.buffer)
+        return layout.to_rows(xp, self.buffer)
 
     def finish(self, layout: Layout, rows: np.ndarray) -> np.ndarray:
         if not np.may_share_memory(rows, self.buffer):
-            self.buffer[...] = layout.from_rows(np, rows)
+            self.buffer[...] = layout.from_rows(xp, rows)
         return self.deliver()
 
     def deliver(self) -> np.ndarray:

@@ -89,26 +89,28 @@ def as_floating(name: str, value: Any, device: Any = None) -> Any:
     return array
 
 
-def as_target(target: Any, device: Any) -> Any:
+def as_target(target: Any, layout: Layout, device: Any) -> Any:
     if not is_sparse(target):
-        return as_array("target", target, device)
-    indices, values = (as_array(f"target[{i}]", part, device) for i, part in enumerate(target))
-    # An 8-bit index would be taken for a mask.
-    return (indices.to(torch.int64) if is_integer(indices) else indices), values
+        target = as_array("target", target, device)
+        return target if tuple(target.shape) == layout.shape else widened(target)
+    return widened(as_array("target indices", target[0], device)), as_array("target values", target[1], device)
 
 
-ARRAY_OPTIONS = ("class_weight", "row_weight", "class_mask", "class_bias", "pos_weight")
+def widened(integers: Any) -> Any:
+    """int64: torch would compare an 8-bit label with the number of classes in 8 bits."""
+    return integers.to(torch.int64) if is_integer(integers) else integers
+
+
+ARRAY_OPTIONS = ("class_weight", "row_weight", "class_mask", "class_bias", "pos_weight", "normalizer")
 
 
 def as_options(options: Any, device: Any) -> Any:
     """The same options with tensors on the device for whatever the caller gave as an array."""
-    given = {name: getattr(options, name, None) for name in ARRAY_OPTIONS}
-    arrays = {name: as_array(name, value, device) for name, value in given.items() if value is not None}
-    if not isinstance(options.normalizer, str | int | float):
-        arrays["normalizer"] = as_array("normalizer", options.normalizer, device)
-    if isinstance(getattr(options, "temperature", None), torch.Tensor):
+    given = vars(options)
+    arrays = {n: as_array(n, given[n], device) for n in ARRAY_OPTIONS if n in given and not isinstance(given[n], str)}
+    if isinstance(given.get("temperature"), torch.Tensor):
         arrays["temperature"] = as_temperature(options.temperature, device)
-    return dataclasses.replace(options, **arrays) if arrays else options
+    return options.replace(**arrays) if arrays else options
 
 
 def as_temperature(value: Any, device: Any) -> Any:
@@ -191,7 +193,7 @@ class Problem:
             return self.finished(losses.sum() if self.total else losses)
         calls = CALLS[self.form.name]
         # With a scalar result the gradient is formed while the rows are at hand. Not for float16, whose range needs
-        # the upstream gradient (a loss scale) before rounding; nor for "none", where each row has an upstream of its own.
+        # the upstream gradient (a loss scale) before rounding; nor for "none", whose rows have one each.
         wanted = self.x.requires_grad and torch.is_grad_enabled()
         if wanted and self.total and self.x.dtype != torch.float16:
             return self.finished(calls.loss_and_gradient(self.x, self.upstream, None, *self.arguments())[0])
@@ -216,31 +218,39 @@ class Problem:
             )
 
 
-def row_problem(logits: Any, target: Any, options: LossOptions) -> tuple[Problem, Layout]:
+def row_problem(logits: Any, target: Any, options: LossOptions, *, summary: bool = False) -> tuple[Problem, Layout]:
     layout = Layout.of(tuple(logits.shape), options.axis)
     xp, device = Namespace(logits.device), logits.device
-    options, target = as_options(options, device), as_target(target, device)
+    options = as_options(options, device)
+    if target is not None or not summary:
+        target = as_target(target, layout, device)
     x, transformed = to_rows(logits, layout), False
     if isinstance(options.temperature, torch.Tensor) or differentiable(options.class_bias):
         # The kernels take both as constants; ahead of them, in the working precision, autograd takes them as they are.
         transformed = isinstance(options.temperature, torch.Tensor)
         x = x.to(WORK) / options.temperature
         x = x if options.class_bias is None else x + options.class_bias.to(WORK)
-        options = dataclasses.replace(options, temperature=1.0, class_bias=None)
+        options = options.replace(temperature=1.0, class_bias=None)
     coefficients, row_weight = row_coefficients(xp, target, layout, options, WORK)
     if values_known(logits) and (coefficients.dense is not None or options.inputs != "logits"):
         for block in blocks(x):
             piece = coefficients.rows(block)
             check_dense_target(xp, piece, layout, block.start)
-            check_probabilities(xp, x[block], piece, layout, block.start)
+            check_probabilities(xp, x[block], piece, layout, block.start, every=summary)
     mass = coefficients.target_mass
     if coefficients.dense is not None and options.reduction == "mean" and isinstance(options.normalizer, str):
         mass = dense_mass(xp, coefficients)
     divisor = reduction.denominator(xp, options, layout.row_shape, row_weight, coefficients.valid, mass, WORK)
-    upstream = reduction.upstream(xp, options, row_weight, divisor, WORK)
+    upstream = factor_of_rows(xp, options, row_weight, divisor)
     measured = any(map(differentiable, (*(target if is_sparse(target) else (target,)), options.class_weight)))
     dtype = result_dtype(logits)
     return Problem(x, coefficients, upstream, options, layout.row_shape, dtype, measured, transformed), layout
+
+
+def factor_of_rows(xp: Any, options: Any, row_weight: Any, divisor: Any) -> Any:
+    if isinstance(divisor, torch.Tensor) and divisor.ndim == 0 and values_known(divisor):
+        reduction.finite(divisor.item())
+    return xp.asarray(reduction.upstream(xp, options, row_weight, divisor), dtype=WORK)
 
 
 def dense_mass(xp: Any, coefficients: RowCoefficients) -> Any:
@@ -255,13 +265,13 @@ def dense_mass(xp: Any, coefficients: RowCoefficients) -> Any:
 
 def element_problem(logits: Any, target: Any, options: BinaryOptions) -> Problem:
     xp, device, shape = Namespace(logits.device), logits.device, tuple(logits.shape)
-    options, target = as_options(options, device), as_array("target", target, device)
+    options, target = as_options(options, device), widened(as_array("target", target, device))
     coefficients, row_weight = binary_coefficients(xp, target, shape, options, WORK)
     if values_known(logits):
         check_binary_probabilities(xp, logits, coefficients)
     divisor = reduction.denominator(xp, options, shape, row_weight, coefficients.valid, 1.0, WORK)
     flat_weight = None if row_weight is None else torch.reshape(row_weight, (-1,))
-    upstream = reduction.upstream(xp, options, flat_weight, divisor, WORK)
+    upstream = factor_of_rows(xp, options, flat_weight, divisor)
     measured = differentiable(target) or differentiable(options.pos_weight)
 
     def flat(value: Any) -> Any:
@@ -338,7 +348,7 @@ def value_into(problem: Problem, out: Any, shaped: Callable[[Any], Any], out_row
         losses = compute(problem.form, problem.x, problem.coefficients, problem.upstream, buffer)
         if not direct:
             out.copy_(shaped(buffer))
-        return problem.finished(value_of(losses, problem.upstream, problem.total)), out
+        return problem.finished(value_of(losses, problem.upstream, problem.coefficients, problem.total)), out
 
 
 def shares_memory(a: Any, b: Any) -> bool:
@@ -357,40 +367,34 @@ def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, An
             "row_statistics has no derivatives; call it under torch.no_grad(), or on logits.detach(). "
             "cross_entropy, log_softmax and softmax have them"
         )
-    layout = Layout.of(tuple(logits.shape), options.axis)
-    has_target = target is not None
-    if not has_target:
-        target = torch.zeros(layout.row_shape, dtype=torch.int64, device=logits.device)
-    problem, _ = row_problem(logits, target, options)
-    xp = Namespace(logits.device)
+    problem, layout = row_problem(logits, target, options, summary=True)
+    xp, c = Namespace(logits.device), problem.coefficients
     # One block of no rows gives the results their dtypes.
-    pieces = [
-        summarize(xp, problem.x[block], problem.coefficients.rows(block))
+    parts = [
+        summarize(xp, problem.x[block], c.rows(block), target is not None)
         for block in list(blocks(problem.x)) or [slice(0, 0)]
     ]
-    lse, log_prob, entropy, prediction = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-    factor = 1.0 / reduction.NATS_PER_UNIT[options.unit]
+    lse, loss, entropy, prediction = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+    unit = reduction.NATS_PER_UNIT[options.unit]
 
     def shaped(value: Any) -> Any:
-        return torch.reshape(value * factor, layout.row_shape).to(problem.dtype)
+        return torch.reshape(value / unit, layout.row_shape).to(problem.dtype)
 
-    return (
-        shaped(lse),
-        shaped(log_prob + 0.0) if has_target else None,
-        shaped(entropy),
-        torch.reshape(prediction, layout.row_shape),
-    )
+    # 0 - loss: a loss of 0 is the log-probability 0, not -0.
+    target_log_prob = None if target is None else shaped(0.0 - loss)
+    return shaped(lse), target_log_prob, shaped(entropy), torch.reshape(prediction, layout.row_shape)
 
 
-def summarize(xp: Any, x: Any, c: RowCoefficients) -> tuple[Any, Any, Any, Any]:
+def summarize(xp: Any, x: Any, c: RowCoefficients, has_target: bool) -> tuple[Any, Any, Any, Any]:
     """Ignoring concerns the target alone: lse, entropy and prediction are of every row."""
     statistics = generic.row_statistics(xp, x, dataclasses.replace(c, valid=None), WORK, summary=True)
     undefined = ~xp.isfinite(statistics.maximum)
-    lse = statistics.maximum + log_sum(xp, statistics)
-    entropy = log_sum(xp, statistics) - statistics.entropy_sum / (statistics.ties + statistics.others)
-    lse, entropy = xp.where(undefined, xp.nan, lse), xp.where(undefined, xp.nan, entropy)
-    prediction = xp.where(undefined | xp.isnan(entropy), -1, statistics.prediction)
-    return lse, -row_loss(xp, statistics, c), entropy, prediction
+    total = log_sum(xp, statistics)
+    lse = xp.where(undefined, xp.nan, statistics.maximum + total)
+    entropy = total - statistics.entropy_sum / (statistics.ties + statistics.others)
+    entropy = xp.where(undefined, xp.nan, entropy)
+    loss = row_loss(xp, statistics, c) if has_target else xp.zeros_like(lse)
+    return lse, loss, entropy, xp.where(xp.isnan(entropy), -1, statistics.prediction)
 
 
 def map_rows(

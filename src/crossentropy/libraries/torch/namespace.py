@@ -10,11 +10,22 @@ from typing import Any
 
 import torch
 
+# Up to this many terms torch.sum uses one thread, and so one order.
+SUM_BLOCK = 1 << 15
 DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64}
 
 
 def torch_dtype(dtype: Any) -> Any:
     return DTYPES.get(dtype, dtype)
+
+
+def ordered_sum(terms: Any) -> Any:
+    """The sum in an order that does not depend on the number of threads."""
+    if torch.compiler.is_compiling():
+        return torch.sum(terms)
+    while terms.numel() > SUM_BLOCK:
+        terms = torch.stack([torch.sum(block) for block in torch.reshape(terms, (-1,)).split(SUM_BLOCK)])
+    return torch.sum(terms)
 
 
 class Namespace:
@@ -72,7 +83,7 @@ class Namespace:
 
     @staticmethod
     def sum(array: Any, axis: Any = None) -> Any:
-        return torch.sum(array) if axis is None else torch.sum(array, dim=axis)
+        return ordered_sum(array) if axis is None else torch.sum(array, dim=axis)
 
     @staticmethod
     def max(array: Any, axis: int) -> Any:

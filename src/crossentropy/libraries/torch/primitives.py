@@ -25,13 +25,12 @@ import torch
 from crossentropy.binary_loss import BinaryCoefficients
 from crossentropy.kernels import generic
 from crossentropy.libraries.torch.namespace import Namespace
+from crossentropy.reduction import of_valid
 from crossentropy.row_loss import RowCoefficients, row_loss, times
 
 WORK = torch.float64
 # Elements per block on the CPU: the float64 temporaries of one block (256 kB each) stay in a core's cache.
 BLOCK = 1 << 15
-# Up to this many terms torch.sum uses one thread, and so one order.
-SUM_BLOCK = 1 << 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +42,7 @@ class Form:
     tensors: dict[str, int | None]  # name -> its dimensions when there is one entry per row, None if never per row
     numbers: dict[str, str]  # name -> type in an operator's schema
     defaults: dict[str, Any]  # what None in place of a tensor stands for, other than None
+    cut: Callable[..., Any]  # (coefficients, block of rows) -> theirs
     loss: Callable[..., Any]
     loss_and_gradient: Callable[..., Any]
     hessian_vector: Callable[..., Any]
@@ -98,6 +98,7 @@ ROWS = Form(
         "dense_scale": "float",
     },
     defaults={"target_sum": 1.0},
+    cut=RowCoefficients.rows,
     loss=row_losses,
     loss_and_gradient=row_losses_and_gradient,
     hessian_vector=row_hessian_vector,
@@ -109,6 +110,7 @@ ELEMENTS = Form(
     tensors={"target": 1, "pos_weight": 1, "valid": 1},
     numbers={"inputs": "str", "label_smoothing": "float", "focal_gamma": "float"},
     defaults={},
+    cut=BinaryCoefficients.elements,
     loss=lambda xp, x, c: generic.binary_loss(xp, x, c, WORK),
     loss_and_gradient=lambda xp, x, c, upstream: (
         generic.binary_loss(xp, x, c, WORK),
@@ -134,7 +136,7 @@ def compute(form: Form, x: Any, c: Any, upstream: Any, gradient: Any = None) -> 
     losses = torch.empty(x.shape[0], dtype=WORK, device=x.device)
     # A core for the CPU, or a kernel for a device, takes over here: the whole of x, one call.
     for block in blocks(x):
-        piece = c.rows(block)
+        piece = form.cut(c, block)
         if gradient is None:
             losses[block] = form.loss(xp, x[block], piece)
         else:
@@ -148,24 +150,18 @@ def compute_hessian_vector(form: Form, x: Any, c: Any, vector: Any, upstream: An
     product = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     for block in blocks(x):
         share = upstream[block] if upstream.ndim else upstream
-        product[block] = form.hessian_vector(xp, x[block], c.rows(block), vector[block], share)
+        product[block] = form.hessian_vector(xp, x[block], form.cut(c, block), vector[block], share)
     return product
 
 
-def value_of(losses: Any, upstream: Any, total: bool) -> Any:
+def value_of(losses: Any, upstream: Any, c: Any, total: bool) -> Any:
+    """upstream_i loss_i, or their sum, which has the bits of the rows that count alone."""
     xp = Namespace(losses.device)
     if not total:
         return times(xp, upstream, losses)
     if upstream.ndim == 0:
-        return times(xp, upstream, ordered_sum(losses))
-    return ordered_sum(times(xp, upstream, losses))
-
-
-def ordered_sum(terms: Any) -> Any:
-    """The sum in an order that does not depend on the number of threads."""
-    while terms.numel() > SUM_BLOCK:
-        terms = torch.stack([torch.sum(block) for block in terms.split(SUM_BLOCK)])
-    return torch.sum(terms)
+        return times(xp, upstream, xp.sum(of_valid(losses, c.valid)))
+    return xp.sum(of_valid(times(xp, upstream, losses), c.valid))
 
 
 def contiguous_like(x: Any) -> Any:
@@ -178,13 +174,13 @@ def contiguous_like(x: Any) -> Any:
 def implementations(form: Form) -> dict[str, Callable[..., Any]]:
     def loss(x: Any, upstream: Any, vector: Any, *rest: Any) -> Any:
         *flat, total = rest
-        return value_of(compute(form, x, form.whole(flat), upstream), upstream, total)
+        c = form.whole(flat)
+        return value_of(compute(form, x, c, upstream), upstream, c, total)
 
     def loss_and_gradient(x: Any, upstream: Any, vector: Any, *rest: Any) -> tuple[Any, Any]:
         *flat, total = rest
-        gradient = contiguous_like(x)
-        losses = compute(form, x, form.whole(flat), upstream, gradient)
-        return value_of(losses, upstream, total), gradient
+        c, gradient = form.whole(flat), contiguous_like(x)
+        return value_of(compute(form, x, c, upstream, gradient), upstream, c, total), gradient
 
     def hessian_vector(x: Any, upstream: Any, vector: Any, *rest: Any) -> Any:
         *flat, _ = rest

@@ -1,0 +1,30 @@
+"""From saved predictions to understanding: the log loss, what it is made of and where it is lost.
+
+Everything here loads on first use: the command line must answer `--help` before NumPy or Arrow could be imported.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "Batch": "batches",
+    "Evaluation": "state",
+    "LogLossReport": "log_loss_report",
+    "PredictionError": "batches",
+    "read_predictions": "tables",
+    "report": "commands",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,181 @@
+"""The files that predictions are kept in. Each opener gives the columns' names and kinds, and reads some in batches."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.ipc
+import pyarrow.parquet
+
+from .batches import PredictionError
+
+# One batch of numbers, about 5 MB in float64: small beside any machine's memory, large beside the cost of a call.
+BATCH_VALUES = 655_360
+READABLE = "Parquet, CSV, Arrow IPC and NPY files are readable"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file with named columns.
+
+    `read(numbers, texts)` gives record batches of the columns in `numbers`, as they are stored, and of those in
+    `texts`; a format without types of its own (CSV) reads the first as float64 and the second as text.
+    """
+
+    format: str
+    kinds: dict[str, str]
+    rows: int | None
+    read: Callable[[Sequence[str], Sequence[str]], Iterator[pa.RecordBatch]]
+
+
+def batch_rows(classes: int) -> int:
+    """Rows per batch, so that a batch of many classes takes no more memory than one of few."""
+    return max(1, min(65_536, BATCH_VALUES // max(classes, 1)))
+
+
+def open_table(path: Path) -> Table:
+    """Open a Parquet, Arrow IPC or CSV file, told by its first bytes rather than by its name.
+
+    Raises
+    ------
+    PredictionError : no such file, not readable, not one of these formats, or two columns of one name
+    """
+    with _readable(path, "file"), path.open("rb") as file:
+        head = file.read(4096)
+    if head.startswith(b"PAR1"):
+        table = _open_parquet(path)
+    elif head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        table = _open_ipc(path, stream=not head.startswith(b"ARROW1"))
+    else:
+        suffixes = [suffix.lower() for suffix in path.suffixes]
+        if not head:
+            raise PredictionError(f"{path}: the file is empty")
+        is_text = b"\0" not in head or head.startswith(b"\x1f\x8b")
+        if not is_text or {".parquet", ".arrow", ".feather", ".npy", ".npz"} & set(suffixes[-1:]):
+            raise PredictionError(f"{path}: the file is not what its name says, or is cut off; {READABLE}")
+        table = _open_csv(path)
+    return table
+
+
+def load_npy(path: Path) -> np.ndarray:
+    """Map an NPY file into memory; nothing is read until it is used."""
+    with _readable(path, "NPY"):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise PredictionError(f"{path}: an NPZ archive holds several arrays; save the one that is meant as NPY")
+    return array
+
+
+def is_npy(path: Path) -> bool:
+    with _readable(path, "file"), path.open("rb") as file:
+        return file.read(6) == b"\x93NUMPY" or path.suffix.lower() in (".npy", ".npz")
+
+
+@contextmanager
+def _readable(path: Path, format: str) -> Iterator[None]:
+    """Turn every way in which reading fails into one line that names the file."""
+    try:
+        yield
+    except PredictionError:
+        raise
+    except FileNotFoundError:
+        raise PredictionError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise PredictionError(f"{path}: this is a folder, not a file") from None
+    except (pa.ArrowException, OSError, ValueError, EOFError) as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise PredictionError(f"{path}: not readable as {format}: {reason}") from None
+
+
+def _pieces(batches: Iterable[pa.RecordBatch], classes: int) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        # A damaged file can hold text that is no text and offsets that point outside: Arrow trusts both until told.
+        batch.validate(full=True)
+        for start in range(0, batch.num_rows, size := batch_rows(classes)):
+            yield batch.slice(start, size)
+
+
+def _kinds(path: Path, schema: pa.Schema) -> dict[str, str]:
+    twice = next((name for name, times in Counter(schema.names).items() if times > 1), None)
+    if twice is not None:
+        raise PredictionError(f"{path}: two columns are named {twice!r}")
+    return {field.name: _kind(field.type) for field in schema}
+
+
+def _kind(type: pa.DataType) -> str:
+    if pa.types.is_floating(type) or pa.types.is_decimal(type):
+        return "float"
+    if pa.types.is_integer(type):
+        return "integer"
+    if pa.types.is_boolean(type):
+        return "boolean"
+    if pa.types.is_dictionary(type):
+        return _kind(type.value_type)
+    text = pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type)
+    return "text" if text else "other"
+
+
+def _open_parquet(path: Path) -> Table:
+    # pre_buffer=False: 187 MB at the peak instead of 635 MB on a large file
+    with _readable(path, "Parquet"), pa.parquet.ParquetFile(path, pre_buffer=False) as file:
+        kinds, rows = _kinds(path, file.schema_arrow), file.metadata.num_rows
+
+    def read(numbers: Sequence[str], texts: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        with _readable(path, "Parquet"), pa.parquet.ParquetFile(path, pre_buffer=False) as file:
+            yield from _pieces(file.iter_batches(batch_rows(len(numbers)), columns=[*numbers, *texts]), len(numbers))
+
+    return Table("Parquet", kinds, rows, read)
+
+
+def _open_ipc(path: Path, stream: bool) -> Table:
+    def open_file() -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        source = pa.memory_map(str(path))
+        if stream:
+            reader = pa.ipc.open_stream(source)
+            return reader.schema, iter(reader)
+        file = pa.ipc.open_file(source)
+        return file.schema, (file.get_batch(i) for i in range(file.num_record_batches))
+
+    with _readable(path, "Arrow IPC"):
+        kinds = _kinds(path, open_file()[0])
+
+    def read(numbers: Sequence[str], texts: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        with _readable(path, "Arrow IPC"):
+            batches = (batch.select([*numbers, *texts]) for batch in open_file()[1])
+            yield from _pieces(batches, len(numbers))
+
+    return Table("Arrow IPC", kinds, None, read)
+
+
+def _open_csv(path: Path) -> Table:
+    def open_file(convert: pa.csv.ConvertOptions | None = None) -> pa.csv.CSVStreamingReader:
+        with pa.input_stream(str(path)) as file:
+            header = file.read(1 << 20).split(b"\n", 1)[0]
+        unquoted = re.sub(rb'"[^"]*"', b"", header)
+        delimiter = max(b",;\t", key=lambda mark: unquoted.count(bytes([mark])))
+        parse = pa.csv.ParseOptions(delimiter=chr(delimiter), newlines_in_values=True)
+        return pa.csv.open_csv(pa.input_stream(str(path)), parse_options=parse, convert_options=convert)
+
+    with _readable(path, "CSV"):
+        schema = open_file().schema
+        if all(pa.types.is_null(field.type) for field in schema):
+            raise PredictionError(f"{path}: there are column names and there are no rows")
+        kinds = _kinds(path, schema)
+
+    def read(numbers: Sequence[str], texts: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        # Types are given, never guessed from the first block: a column that starts with 0 and 1 may go on with 0.5.
+        convert = pa.csv.ConvertOptions(
+            include_columns=[*numbers, *texts],
+            column_types={name: pa.float64() for name in numbers} | {name: pa.string() for name in texts},
+            null_values=["", "NA", "N/A", "null", "NULL", "None", "-"],
+        )
+        with _readable(path, "CSV"):
+            yield from _pieces(open_file(convert), len(numbers))
+
+    return Table("CSV", kinds, None, read)

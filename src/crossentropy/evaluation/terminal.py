@@ -1,0 +1,178 @@
+"""How results look in a terminal, 80 columns wide. Draws finished results; computes nothing but the layout."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from .scores import Baseline, LogLossScores
+
+# As many as fit on a first screen; --json has them all.
+SHOWN_CLASSES = 12
+SHOWN_INFINITE = 5
+
+
+def render(report: LogLossScores) -> RenderableType:
+    """The report as something a `rich` console can print."""
+    return Group(*_spaced([_heading(report), _summary(report), _by_class(report), *_confidently_wrong(report)]))
+
+
+def plain_text(report: LogLossScores, width: int = 80) -> str:
+    """The report as text without colour."""
+    file = io.StringIO()
+    Console(file=file, width=width, color_system=None, highlight=False).print(render(report))
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+
+def number(value: float, digits: int = 6) -> str:
+    """A loss, to a number of significant digits that does not change with its size."""
+    return f"{value:#.{digits}g}" if value and math.isfinite(value) else f"{value:.0f}"
+
+
+def probability(value: float) -> str:
+    """A probability, with digits where they matter: near 0 and near 1."""
+    if value in (0, 1):
+        return f"{value:.0f}"
+    if value < 1e-3:
+        return f"{value:.1e}"
+    return f"{value:.{4 if value < 0.999 else 2 - math.floor(math.log10(1 - value))}f}"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def counted(rows: int) -> str:
+    return f"{rows:,} row{'s' * (rows != 1)}"
+
+
+def printable(value: object) -> str:
+    """A name or id from a file: nothing in it may move the cursor or colour the terminal."""
+    text = str(value)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _spaced(parts: list[RenderableType]) -> Iterator[RenderableType]:
+    for part in parts:
+        yield part
+        yield ""
+
+
+def _heading(report: LogLossScores) -> RenderableType:
+    names = [printable(name) for name in report.classes]
+    shown = ", ".join(names if len(names) <= SHOWN_CLASSES else [*names[: SHOWN_CLASSES - 2], "...", names[-1]])
+    title = Text(printable(report.source), style="bold")
+    size = Text(f"{counted(report.loss.rows)}, {len(names):,} classes in the order {shown}")
+    lines = [*[title][: bool(report.source)], size, *(Text(printable(line), style="dim") for line in report.reading)]
+    if report.ignored:
+        lines.append(Text(f"{counted(report.ignored)} of weight 0 left out", style="dim"))
+    return Group(*lines)
+
+
+def _summary(report: LogLossScores) -> RenderableType:
+    loss = report.loss
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    table.add_row("Log loss", Text(f"{number(loss.mean)} nats per row = {number(loss.bits)} bits", style="bold"))
+    if loss.infinite:
+        first = report.infinite_rows[:SHOWN_INFINITE]
+        rows = ", ".join(printable(row.row if row.id is None else row.id) for row in first)
+        more = ", ..." if loss.infinite > len(first) else ""
+        name = "rows" if report.infinite_rows[0].id is None else "ids"
+        table.add_row(
+            "Infinite",
+            Text(f"{counted(loss.infinite)} gave the label the probability 0 ({name} {rows}{more})", style="red"),
+        )
+        if loss.finite_mean is not None:
+            table.add_row("", f"the other rows: {number(loss.finite_mean)} nats")
+    else:
+        likely = f"as if each label had been given the probability {probability(math.exp(-loss.mean))}"
+        table.add_row("", Text(likely, style="dim"))
+        table.add_row("Infinite", "no row gave the label the probability 0")
+    for i, baseline in enumerate(report.baselines):
+        table.add_row("" if i else "Skill", _skill(baseline))
+    wrong = loss.rows - loss.correct
+    table.add_row("Accuracy", f"{percent(loss.accuracy)}, {wrong:,} of {counted(loss.rows)} wrong")
+    table.add_row("Row sums", _row_sums(report))
+    return table
+
+
+def _skill(baseline: Baseline) -> Text:
+    known = {"uniform": "every class alike", "class prior": "the label frequencies"}[baseline.name]
+    than = f"{known} ({baseline.name}, {number(baseline.loss)} nats)"
+    if baseline.skill is None:
+        return Text(f"none to measure against {than}")
+    if baseline.skill < 0:
+        much = percent(-baseline.skill) if math.isfinite(baseline.skill) else "infinitely"
+        return Text(f"{much} worse than {than}", style="red")
+    return Text(f"{percent(baseline.skill)} better than {than}")
+
+
+def _row_sums(report: LogLossScores) -> Text:
+    sums = report.row_sums
+    explained = f"{sums.precision} explain{'' if sums.precision.endswith('s') else 's'} {sums.tolerance:.1e}"
+    if not sums.rows_beyond:
+        furthest = max(abs(sums.lowest - 1), abs(sums.highest - 1))
+        return Text(f"1 within {furthest:.1e} ({explained})" if furthest else "1, each")
+    return Text(
+        f"{sums.lowest:.7g} to {sums.highest:.7g}: {counted(sums.rows_beyond)} further from 1 than "
+        f"rounding explains ({explained}); taken as they are, not renormalised",
+        style="red",
+    )
+
+
+def _columns(*names: str, left: int = 1) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim")
+    for i, name in enumerate(names):
+        # a long name from the file wraps; a number never does
+        is_name = i < left or name == "prediction"
+        table.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
+    return table
+
+
+def _titled(title: str, note: str, table: Table) -> RenderableType:
+    return Group(Text.assemble((title, "bold"), (note, "dim")), Padding(table, (0, 0, 0, 2)))
+
+
+def _by_class(report: LogLossScores) -> RenderableType:
+    table = _columns("class", "rows", "loss (nats)", "share of loss", "accuracy")
+    items, note = report.by_class, ""
+    if len(items) > SHOWN_CLASSES:
+        # a share is missing only where the total is infinite; then the classes' own means decide
+        items = tuple(sorted(items, key=lambda c: (-(c.share or 0), -(c.loss.mean if c.loss else -1))))[:SHOWN_CLASSES]
+        note = f", the {len(items)} of {len(report.by_class):,} that cost most"
+    for item in items:
+        name = printable(item.name)
+        if item.loss is None:
+            table.add_row(name, "0", "-", "-", "-")
+            continue
+        share = "-" if item.share is None else percent(item.share)
+        table.add_row(name, f"{item.loss.rows:,}", number(item.loss.mean, 4), share, percent(item.loss.accuracy))
+    return _titled("Loss by class", note, table)
+
+
+def _confidently_wrong(report: LogLossScores) -> Iterator[RenderableType]:
+    if not report.worst:
+        return
+    has_id = any(row.id is not None for row in report.worst)
+    table = _columns(
+        "id" if has_id else "row", "label", "p(label)", "prediction", "p(prediction)", "loss (nats)", left=2
+    )
+    for row in report.worst:
+        table.add_row(
+            Text(printable(row.id if has_id else row.row)),
+            Text(printable(report.classes[row.label])),
+            probability(row.label_probability),
+            Text(printable(report.classes[row.prediction])),
+            probability(row.prediction_probability),
+            number(row.loss, 4),
+        )
+    wrong = report.loss.rows - report.loss.correct
+    yield _titled("Most confidently wrong", f", {len(report.worst)} of {wrong:,}", table)

@@ -1,0 +1,121 @@
+"""The command line: exit status, one line per error, never a traceback."""
+
+import io
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from crossentropy.evaluation import cli
+
+from .conftest import as_columns, softmax_rows
+
+GOOD = {"label": ["x", "y"], "p_x": [0.5, 0.25], "p_y": [0.5, 0.75]}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"p_x": [0.5], "p_y": [0.5]},
+        {"label": ["z"], "p_x": [0.5], "p_y": [0.5]},
+        {"label": ["x"], "p_x": [1.5], "p_y": [0.5]},
+        {"label": ["x"], "p_x": [float("nan")], "p_y": [0.5]},
+        {"label": ["a\nb"], "p_x": [0.5], "p_y": [0.5]},
+        {"label": pa.array([], pa.string()), "p_x": pa.array([], pa.float64()), "p_y": pa.array([], pa.float64())},
+    ],
+)
+def test_errors_are_one_line_and_a_status(run, save, columns):
+    status, out, err = run("report", save(columns))
+    assert status == 1
+    assert out == ""
+    assert err.startswith("crossentropy: error: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+def test_wrong_calls_have_status_2(run, save):
+    assert run()[0] == 2
+    assert run("report")[0] == 2
+    assert run("report", save(GOOD), "--worst", "-1")[0] == 2
+    assert run("report", save(GOOD), "--label-kind", "guess")[0] == 2
+
+
+def test_options_reach_the_reader(run_json, save):
+    columns = {"k": ["r1", "r2"], "truth": [2, 1], "q_1": [0.1, 0.8], "q_2": [0.9, 0.2], "w": [1.0, 3.0], "y": [0, 0]}
+    numbers = run_json(
+        "report", save(columns), "--label", "truth", "--classes", "q_*", "--id", "k", "--weight", "w",
+        "--label-kind", "name", "--worst", "1",
+    )  # fmt: skip
+    assert numbers["log_loss"]["nats"] == pytest.approx(-(np.log(0.9) + 3 * np.log(0.8)) / 4, rel=1e-14)
+    assert numbers["classes"] == ["1", "2"]
+    assert numbers["weight"] == 4
+    assert numbers["confidently_wrong"] == []
+    assert numbers["reading"][1] == "not used: 'y'"
+
+
+def test_worst_rows_can_be_more_or_none(run_json, save):
+    probabilities, labels = softmax_rows(200, 3)
+    path = save(as_columns(probabilities, labels))
+    wrong = int((probabilities.argmax(axis=1) != labels).sum())
+    assert len(run_json("report", path, "--worst", 1000)["confidently_wrong"]) == wrong > 10
+    assert run_json("report", path, "--worst", 0)["confidently_wrong"] == []
+
+
+def test_a_missing_package_is_named(run, save, monkeypatch):
+    path = save(GOOD)
+    monkeypatch.setitem(sys.modules, "crossentropy.evaluation.terminal", None)
+    monkeypatch.setattr(cli, "EXTRA", ("crossentropy",))
+    status, _, err = run("report", path)
+    assert status == 1
+    assert "python -m pip install 'crossentropy[report]'" in err
+
+
+def test_a_name_that_the_terminal_cannot_show(save, monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["report", str(save({"label": ["ä"], "p_ä": [0.25], "p_日": [0.75]}))]) == 0
+    text = out.buffer.getvalue().decode()
+    assert r"\xe4" in text
+    assert "Log loss" in text
+
+
+def test_demo_trains_saves_and_reports(run, tmp_path):
+    pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn, in the extra `report`")
+    output = tmp_path / "predictions.parquet"
+    status, out, err = run("demo", "--output", output)
+    assert status == 0, err
+    table = pyarrow.parquet.read_table(output)
+    assert table.column_names == ["id", "label", *(f"p_{i}" for i in range(10))]
+    assert table.num_rows == 450
+    chosen = np.array([table[f"p_{label}"][row].as_py() for row, label in enumerate(table["label"].to_pylist())])
+    assert f"{-np.log(chosen).mean():#.6g} nats per row" in out
+    assert -np.log(chosen).mean() < 0.2
+    assert "loss 0." in out
+    assert "Most confidently wrong" in out
+
+
+def test_demo_replaces_its_own_file(run, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn, in the extra `report`")
+    output = tmp_path / "predictions.parquet"
+    contents = []
+    for epochs in (1, 2):
+        monkeypatch.setattr("crossentropy.evaluation.demo.EPOCHS", epochs)
+        assert run("demo", "--output", output)[0] == 0
+        contents.append(output.read_bytes())
+    assert contents[0] != contents[1]
+
+
+def test_demo_never_replaces_another_file(run, tmp_path, save):
+    pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn, in the extra `report`")
+    for path in (save(GOOD), tmp_path / "notes.txt"):
+        path.touch()
+        before = path.read_bytes()
+        status, _, err = run("demo", "--output", path)
+        assert status == 1
+        assert "the demo did not write it" in err
+        assert path.read_bytes() == before
+    status, _, err = run("demo", "--output", tmp_path / "absent" / "p.parquet")
+    assert status == 1
+    assert "cannot be written" in err

@@ -1,0 +1,247 @@
+"""Files in every format give the same numbers, and files that cannot be read end in one line."""
+
+import gzip
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crossentropy.evaluation import PredictionError, read_predictions, report
+
+from .conftest import as_columns, softmax_rows
+
+NAMES = ["cat", "dog", "emu"]
+
+
+@pytest.fixture
+def columns():
+    probabilities, labels = softmax_rows(100, 3)
+    return as_columns(probabilities, [NAMES[i] for i in labels], NAMES, ids=[f"r{i}" for i in range(100)])
+
+
+@pytest.mark.parametrize("name", ["p.parquet", "p.csv", "p.arrow", "p.stream", "noname"])
+def test_every_format_gives_the_same_numbers(columns, save, name):
+    probabilities, labels = softmax_rows(100, 3)
+    chosen = probabilities[np.arange(100), labels]
+    result = report(save(columns, name))
+    assert result.loss.mean == pytest.approx(-np.log(chosen).mean(), rel=1e-14)
+    assert result.classes == tuple(NAMES)
+    assert result.worst[0].id == f"r{result.worst[0].row}"
+    assert result.reading == ("label from 'label', probabilities from 'p_cat' to 'p_emu', id from 'id'",)
+
+
+def test_npy_with_labels(tmp_path):
+    probabilities, labels = softmax_rows(100, 3)
+    np.save(tmp_path / "p.npy", probabilities)
+    expected = -np.log(probabilities[np.arange(100), labels]).mean()
+    stored = [labels.astype(np.uint8), labels.astype(">i4"), labels.astype(float), labels.astype(str)]
+    for number, values in enumerate(stored):
+        np.save(tmp_path / f"y{number}.npy", values)
+        result = report(tmp_path / "p.npy", labels=tmp_path / f"y{number}.npy")
+        assert result.loss.mean == pytest.approx(expected, rel=1e-14)
+    np.save(tmp_path / "p.npy", np.asfortranarray(probabilities).astype(">f8"))
+    assert report(tmp_path / "p.npy", labels=tmp_path / "y0.npy").loss.mean == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("type", [pa.int8(), pa.uint64(), pa.float32(), pa.string(), pa.large_string()])
+def test_labels_of_every_type_are_positions(save, type):
+    probabilities, labels = softmax_rows(30, 3)
+    expected = report(save(as_columns(probabilities, labels, NAMES), "expected.arrow")).loss
+    stored = pa.array(labels.tolist()).cast(type)
+    for values in (stored, stored.dictionary_encode()):
+        assert report(save(as_columns(probabilities, values, NAMES), "labels.arrow")).loss == expected
+
+
+def test_a_category_without_rows_needs_no_class(save):
+    labels = pa.DictionaryArray.from_arrays(pa.array([1, 2]), pa.array(["cow", "cat", "dog"]))
+    assert report(save({"label": labels, "p_cat": [0.9, 0.1], "p_dog": [0.1, 0.9]})).loss.correct == 2
+
+
+def test_csv_dialects(tmp_path):
+    text = "id;label;p_cat;p_dog\n1;cat;0.9;0.1\n2;dog;0;1\n"
+    for name, content in {
+        "semicolon.csv": text.encode(),
+        "tab.tsv": text.replace(";", "\t").encode(),
+        "comma.csv.gz": gzip.compress(text.replace(";", ",").encode()),
+        "windows.csv": b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(),
+        "quoted.csv": text.replace("1;cat", '"a;\n1";"cat"').encode(),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        result = report(tmp_path / name)
+        assert result.loss.mean == pytest.approx(-np.log(0.9) / 2, rel=1e-15), name
+        assert result.classes == ("cat", "dog")
+        assert result.loss.correct == 2
+
+
+def test_csv_columns_that_begin_with_whole_numbers(tmp_path):
+    rows = ["cat,1,0"] * 40_000 + ["dog,0.25,0.75"]  # more than the block that a reader would guess the types from
+    (tmp_path / "p.csv").write_text("label,p_cat,p_dog\n" + "\n".join([f"{r}" for r in rows] * 2) + "\n")
+    assert report(tmp_path / "p.csv").loss.mean == pytest.approx(-2 * np.log(0.75) / 80_002, rel=1e-12)
+
+
+def test_batches_do_not_change_the_numbers(save, monkeypatch):
+    probabilities, labels = softmax_rows(1000, 3)
+    path = save(as_columns(probabilities, labels, ids=list(range(1000))))
+    whole = report(path)
+    monkeypatch.setattr("crossentropy.evaluation.formats.BATCH_VALUES", 100)
+    pieces = report(path)
+    assert len(list(read_predictions(path))) > 10
+    assert pieces.loss.mean == pytest.approx(whole.loss.mean, rel=1e-14)
+    assert pieces.worst == whole.worst
+    assert pieces.row_sums == whole.row_sums
+    assert isinstance(whole.worst[0].id, int)
+
+
+def test_ten_thousand_classes(tmp_path):
+    classes = 10_000
+    np.save(tmp_path / "p.npy", np.full((70, classes), 1 / classes, np.float32))
+    np.save(tmp_path / "y.npy", np.arange(70) * 100)
+    result = report(tmp_path / "p.npy", labels=tmp_path / "y.npy")
+    assert result.loss.mean == pytest.approx(-np.log(np.float64(np.float32(1 / classes))), rel=1e-14)
+
+
+def test_predictions_can_be_read_twice(columns, save):
+    predictions = read_predictions(save(columns))
+    assert predictions.rows == 100
+    assert [sum(batch.rows for batch in predictions) for _ in range(2)] == [100, 100]
+
+
+# one clear line ----------------------------------------------------------------------------------------------------
+
+GOOD = {"id": ["a", "b", "c"], "label": ["x", "y", "x"], "p_x": [0.5, 0.25, 0.75], "p_y": [0.5, 0.75, 0.25]}
+
+
+@pytest.mark.parametrize("format", ["p.parquet", "p.csv", "p.arrow"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"p_x": [0.5, 0.25, 1.0000001]}, "row 2 .*id 'c': 1.0000001 in column 'p_x' is not a probability"),
+        ({"p_y": [0.5, -1e-300, 0.25]}, "row 1 .*id 'b': -1e-300 in column 'p_y' is not a probability"),
+        ({"p_x": [float("inf"), 0.25, 0.75]}, "row 0 .*id 'a': inf in column 'p_x'"),
+        ({"p_y": [0.5, None, 0.25]}, "row 1 .*id 'b': the value in column 'p_y' is missing"),
+        ({"label": ["x", "y", "zebra"]}, "row 2 .*id 'c': label 'zebra' is no class: the classes are 'x', 'y'"),
+        ({"label": ["x", "1", "2"]}, "row 2 .*id 'c': label '2' is no class"),
+        ({"weight": [1.0, -2.0, 1.0]}, "row 1 .*id 'b': weight -2.0 is not a finite number"),
+        ({"weight": [0.0, 0.0, 0.0]}, "all 3 rows have weight 0"),
+        ({"p_x": ["a", "b", "c"]}, "p_x|only one"),
+    ],
+)
+def test_bad_rows_are_named(save, format, change, message):
+    with pytest.raises(PredictionError, match=message) as caught:
+        report(save(GOOD | change, format))
+    assert format in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_and_missing_labels(save):
+    with pytest.raises(PredictionError, match=r"row 2 .*the probability in column 'p_x' is NaN"):
+        report(save(GOOD | {"p_x": [0.5, 0.25, float("nan")]}))
+    for labels in (pa.array(["x", None, "x"]), pa.array(["x", None, "x"]).dictionary_encode()):
+        with pytest.raises(PredictionError, match=r"row 1 .*the label is missing"):
+            report(save(GOOD | {"label": labels}))
+    labels = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), pa.array(["x", None]))
+    with pytest.raises(PredictionError, match=r"row 1 .*the label is missing"):
+        report(save(GOOD | {"label": labels}, "p.arrow"))
+
+
+def test_rows_are_counted_over_all_batches(save, monkeypatch):
+    monkeypatch.setattr("crossentropy.evaluation.formats.BATCH_VALUES", 4)
+    with pytest.raises(PredictionError, match=r"row 2 .*id 'c'"):
+        report(save(GOOD | {"p_x": [0.5, 0.25, 2.0]}))
+
+
+def test_files_that_are_not_predictions(tmp_path, save):
+    path = tmp_path / "p.parquet"
+    for content, message in {
+        b"": "the file is empty",
+        b"PAR1 and then nothing": "not readable as Parquet",
+        b"no parquet at all": "not what its name says",
+        b"ARROW1\0\0 and then nothing": "not readable as Arrow IPC",
+        b"\x93NUMPY and then nothing": "needs its labels",
+    }.items():
+        path.write_bytes(content)
+        with pytest.raises(PredictionError, match=message):
+            report(path)
+    with pytest.raises(PredictionError, match=r"no such file"):
+        report(tmp_path / "absent.csv")
+    with pytest.raises(PredictionError, match=r"a folder"):
+        report(tmp_path)
+    for text, message in {
+        "label,p_a,p_b\n": "there are no rows",
+        "label,p_a,p_a\na,0.5,0.5\n": "two columns are named 'p_a'",
+        "label,p_a,p_b\na,0.5\n": "not readable as CSV: CSV parse error",
+        "label,p_a,p_b\na,0.5,half\n": "not readable as CSV|'p_b'",
+    }.items():
+        (tmp_path / "p.csv").write_text(text)
+        with pytest.raises(PredictionError, match=message):
+            report(tmp_path / "p.csv")
+    empty = pa.schema([("label", pa.string()), ("p_a", pa.float64()), ("p_b", pa.float64())]).empty_table()
+    with pytest.raises(PredictionError, match=r"there are no rows"):
+        report(save(empty.to_pydict() | {name: empty[name] for name in empty.column_names}))
+
+
+def test_truncated_files(save, columns, tmp_path):
+    np.save(tmp_path / "y.npy", np.zeros(100, int))
+    np.save(tmp_path / "p.npy", np.full((100, 2), 0.5))
+    for path in [save(columns, "p.parquet"), save(columns, "p.arrow"), tmp_path / "p.npy"]:
+        content = path.read_bytes()
+        for size in range(0, len(content) - 8, 97):
+            path.write_bytes(content[:size])
+            with pytest.raises(PredictionError):
+                report(path, labels=tmp_path / "y.npy" if path.suffix == ".npy" else None)
+
+
+def test_npy_that_does_not_fit(tmp_path):
+    probabilities, labels = tmp_path / "p.npy", tmp_path / "y.npy"
+
+    def refuse(p, y, message):
+        np.save(probabilities, p)
+        np.save(labels, y)
+        with pytest.raises(PredictionError, match=message):
+            report(probabilities, labels=labels)
+
+    half = np.full((3, 2), 0.5)
+    refuse(half, np.zeros(4, int), "4 labels for the 3 rows")
+    refuse(half, np.zeros((3, 1), int), "must have shape \\(3,\\), not \\(3, 1\\); drop the last axis")
+    refuse(half[:, 0], np.zeros(3, int), "of shape \\(rows, classes\\), not float64 of shape \\(3,\\)")
+    refuse(np.eye(3, dtype=int), np.zeros(3, int), "floating numbers .* not int64")
+    refuse(half, np.array([0, 1, 2]), "row 2 .*label 2 is no class")
+    refuse(half, np.zeros(3, complex), "complex128 are neither names nor positions")
+    refuse(np.full((0, 2), 0.5), np.zeros(0, int), "no rows")
+    np.save(labels, np.array([{}, {}, {}]), allow_pickle=True)
+    with pytest.raises(PredictionError, match=r"y.npy: not readable as NPY"):
+        report(probabilities, labels=labels)
+    with pytest.raises(PredictionError, match=r"so label has no meaning"):
+        report(probabilities, label="y")
+
+
+def test_labels_option_is_for_arrays(save):
+    with pytest.raises(PredictionError, match=r"one of its columns"):
+        report(save(GOOD), labels="y.npy")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_files_end_in_a_result_or_one_line(data, save):
+    """Flip bytes anywhere in a good file: the reader answers or refuses, and never breaks in another way."""
+    format = data.draw(st.sampled_from(["p.csv", "p.parquet", "p.arrow", "p.stream"]))
+    path = save(GOOD, format)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        answer = report(path).source
+    except PredictionError as error:
+        answer = str(error)
+    assert answer.startswith(str(path))
+
+
+def test_the_command_line_starts_without_the_heavy_packages():
+    loaded = "import sys; from crossentropy.evaluation import cli; cli.parser(); "
+    loaded += "assert not {'pyarrow', 'rich', 'sklearn', 'matplotlib'} & set(sys.modules), sorted(sys.modules)"
+    subprocess.run([sys.executable, "-c", loaded], check=True)
