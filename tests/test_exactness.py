@@ -314,7 +314,7 @@ def test_sigmoid_loss_at_both_tails(library, dtype, target):
 @wide
 @pytest.mark.parametrize("target", [0.3, 1e-9, 0.999999])
 def test_sigmoid_loss_of_a_soft_target(library, dtype, target):
-    """All terms of the loss have one sign: a relative error; the gradient's two terms meet, so it is against their sum."""
+    """All terms of the loss have one sign: a relative error. The gradient's two terms meet: one against their sum."""
     logits = sigmoid_points(dtype)
     targets = np.full(len(logits), target, dtype)
     exact = reference.binary_cross_entropy(logits, targets, reduction="none")

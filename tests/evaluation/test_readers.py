@@ -138,7 +138,7 @@ def test_bad_rows_are_named(save, format, change, message):
 
 
 def test_nan_and_missing_labels(save):
-    with pytest.raises(PredictionError, match=r"row 2 .*the probability in column 'p_x' is NaN"):
+    with pytest.raises(PredictionError, match=r"row 2 .*the value in column 'p_x' is NaN"):
         report(save(GOOD | {"p_x": [0.5, 0.25, float("nan")]}))
     for labels in (pa.array(["x", None, "x"]), pa.array(["x", None, "x"]).dictionary_encode()):
         with pytest.raises(PredictionError, match=r"row 1 .*the label is missing"):

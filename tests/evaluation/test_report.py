@@ -1,5 +1,6 @@
 """The numbers of the report, against mpmath and against numbers that were published or measured elsewhere."""
 
+import dataclasses
 import json
 import math
 
@@ -9,12 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossentropy.evaluation import Batch, Evaluation, PredictionError, report
+from crossentropy.evaluation import Batch, Categories, Evaluation, PredictionError, report
 
 from .conftest import as_columns, softmax_rows
 
 
-def evaluate(probabilities, labels, weights=None, ids=None, classes=None, batch=10**9, worst=10):
+def evaluate(
+    probabilities,
+    labels,
+    weights=None,
+    ids=None,
+    classes=None,
+    batch=10**9,
+    worst=10,
+    groups=None,
+    by=None,
+    inputs="probs",
+):
     state = Evaluation.empty(classes or [str(i) for i in range(probabilities.shape[1])], worst)
     for start in range(0, len(labels), batch):
         part = slice(start, start + batch)
@@ -24,6 +36,9 @@ def evaluate(probabilities, labels, weights=None, ids=None, classes=None, batch=
                 labels[part],
                 ids=None if ids is None else ids[part],
                 weights=None if weights is None else weights[part],
+                groups=None if groups is None else Categories.of(groups[part]),
+                slices={name: Categories.of(values[part]) for name, values in (by or {}).items()},
+                inputs=inputs,
                 first_row=start,
             )
         )
@@ -121,6 +136,14 @@ def test_infinite_losses_are_counted_named_and_kept_apart():
     assert json.loads(result.to_json())["log_loss"]["nats"] == "inf"
 
 
+def test_a_row_of_zeros_is_an_infinite_loss_and_one_of_impossible_logits_an_error():
+    result = evaluate(np.array([[0.0, 0.0], [0.5, 0.5]]), np.array([1, 0])).result()
+    assert result.loss.infinite == 1
+    assert result.worst[0].prediction_probability == 0
+    with pytest.raises(PredictionError, match=r"row 1 .*every logit is -inf"):
+        evaluate(np.array([[0.0, 0.0], [-np.inf, -np.inf]]), np.array([1, 0]), inputs="logits")
+
+
 def test_only_infinite_losses():
     result = evaluate(np.array([[1.0, 0.0]]), np.array([1])).result()
     assert result.loss.mean == math.inf
@@ -150,7 +173,26 @@ def test_right_rows_are_never_confidently_wrong():
     assert "confidently wrong" not in result.text().lower()
 
 
-@settings(max_examples=60, deadline=None)
+def same_sums(one, other):
+    """Compare two states or accumulators number by number, up to the rounding of sums."""
+    assert type(one) is type(other)
+    if isinstance(one, np.ndarray):
+        # sums of terms of both signs (the gaps) may cancel: what is left of them is compared in absolute terms
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+    elif dataclasses.is_dataclass(one):
+        for item in dataclasses.fields(one):
+            same_sums(getattr(one, item.name), getattr(other, item.name))
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            same_sums(one[name], other[name])
+    elif isinstance(one, float):
+        assert one == pytest.approx(other, rel=1e-12, abs=1e-12)
+    else:
+        assert one == other
+
+
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_merge_of_any_split_is_the_whole(data):
     rows, classes = data.draw(st.integers(0, 60)), data.draw(st.integers(2, 5))
@@ -159,14 +201,17 @@ def test_merge_of_any_split_is_the_whole(data):
     probabilities[generator.random(rows) < 0.2, 0] = 0.0
     probabilities = np.round(probabilities, data.draw(st.sampled_from([2, 3, 20])))
     weights = data.draw(st.sampled_from([None, generator.integers(0, 3, rows).astype(float)]))
+    groups, by = generator.integers(0, 9, rows), {"site": generator.integers(0, 3, rows)}
+    more = {"worst": 4, "groups": groups, "by": by}
     cuts = sorted(data.draw(st.lists(st.integers(0, rows), max_size=4)))
-    whole = evaluate(probabilities, labels, weights, worst=4)
+    whole = evaluate(probabilities, labels, weights, **more)
     merged = Evaluation.empty(whole.classes, 4)
     for start, stop in zip([0, *cuts], [*cuts, rows], strict=True):
         part = slice(start, stop)
         part_weights = None if weights is None else weights[part]
+        part_more = {"worst": 4, "groups": groups[part], "by": {"site": by["site"][part]}}
         batch = data.draw(st.integers(1, 20))
-        merged = merged.merge(evaluate(probabilities[part], labels[part], part_weights, batch=batch, worst=4))
+        merged = merged.merge(evaluate(probabilities[part], labels[part], part_weights, batch=batch, **part_more))
     assert (merged.rows, merged.ignored) == (whole.rows, whole.ignored)
     assert merged.worst == whole.worst
     assert merged.infinite_rows == whole.infinite_rows
@@ -175,6 +220,47 @@ def test_merge_of_any_split_is_the_whole(data):
         np.testing.assert_allclose(
             getattr(merged.by_class, name), getattr(whole.by_class, name), rtol=1e-12, atol=1e-300
         )
+
+
+def test_state_survives_bytes():
+    probabilities, labels = softmax_rows(50, 3, seed=20)
+    probabilities[3] = [1, 0, 0]
+    labels[3] = 1
+    weights = np.random.default_rng(0).random(50)
+    ids, groups, by = np.array([f"ä{i}" for i in range(50)]), np.arange(50) % 12, {"site": np.arange(50) % 2}
+    state = evaluate(probabilities, labels, weights, ids=ids, groups=groups, by=by)
+    restored = Evaluation.from_bytes(state.to_bytes())
+    same_sums(restored, state)
+    assert restored.result().to_json() == state.result().to_json()
+    assert restored.merge(state).rows == 100
+    empty = Evaluation.empty(["a", "b"])
+    same_sums(Evaluation.from_bytes(empty.to_bytes()), empty)
+
+
+def test_damaged_bytes_are_refused():
+    data = Evaluation.empty(["a", "b"]).to_bytes()
+    for damaged in (b"", b"something else", data[:-5], data[:40] + bytes([data[40] ^ 255]) + data[41:]):
+        with pytest.raises(ValueError, match=r"not a saved evaluation|damaged"):
+            Evaluation.from_bytes(damaged)
+
+
+def numbers_in(state):
+    if isinstance(state, np.ndarray):
+        return state.size
+    if dataclasses.is_dataclass(state):
+        return sum(numbers_in(getattr(state, item.name)) for item in dataclasses.fields(state))
+    return sum(
+        map(numbers_in, state.values() if isinstance(state, dict) else state if isinstance(state, tuple) else ())
+    )
+
+
+def test_size_of_the_state_does_not_grow_with_the_rows():
+    by = {"site": np.arange(20_000) % 3}
+    few, many = (
+        evaluate(*softmax_rows(rows, 4, seed=1), groups=np.arange(rows) % 50, by={"site": by["site"][:rows]})
+        for rows in (500, 20_000)
+    )
+    assert numbers_in(few) == numbers_in(many)
 
 
 def test_merge_refuses_other_classes():
@@ -238,17 +324,19 @@ def test_json_holds_the_numbers_of_the_text(save, run, run_json):
     assert numbers["classes"] == ["cat", "dog", "emu"]
     assert "cat, dog, emu" in text
     for baseline in numbers["baselines"]:
-        assert f"{baseline['nats']:#.6g} nats" in text
+        assert f"{baseline['nats']:#.6g} nats" in " ".join(text.split())
         assert f"{abs(100 * baseline['skill']):.1f} %" in text
     for item in numbers["by_class"]:
         row = next(line.split() for line in text.splitlines() if line.split()[:1] == [item["class"]])
         assert row[1] == str(item["rows"])
-        assert row[2] == f"{item['nats']:#.4g}"
+        assert row[2].rstrip("*") == f"{item['nats']:#.4g}"
+        assert row[2].endswith("*") == item["differs"]
     for item in numbers["confidently_wrong"]:
         row = next(line.split() for line in text.splitlines() if line.split()[:1] == [item["id"]])
         assert row[1] == item["label"]
         assert row[3] == item["prediction"]
-        assert row[-1] == f"{item['nats']:#.4g}"
+        assert row[-1].rstrip("?") == f"{item['nats']:#.4g}"
+        assert row[-1].endswith("?") == item["suspected_label_error"]
 
 
 def test_text_fits_80_columns_without_colour(save, run):

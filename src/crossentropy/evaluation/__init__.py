@@ -8,6 +8,7 @@ from typing import Any
 
 _HOME = {
     "Batch": "batches",
+    "Categories": "batches",
     "Evaluation": "state",
     "LogLossReport": "log_loss_report",
     "PredictionError": "batches",

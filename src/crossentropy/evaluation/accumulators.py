@@ -9,7 +9,9 @@ from typing import Self
 
 import numpy as np
 
-from .batches import Batch, RowLoss
+from .batches import RowLoss
+from .intervals import POWERS, Spread
+from .row_scores import RowScores
 
 _COUNTS = ("rows", "correct", "infinite")
 
@@ -18,8 +20,8 @@ _COUNTS = ("rows", "correct", "infinite")
 class LossSums:
     """Counts and float64 sums of the loss l and the weight w over K groups of rows; every array has shape (K,).
 
-    A mean is the ratio sum(w l) / sum(w), so its spread needs the moments of w (l - mean), which expand into
-    sum(w^a l^b): named w{a}l{b} here. Rows with an infinite loss are counted and stay out of the sums.
+    w{a}l{b} is the sum of w^a l^b, for the powers that an interval needs. Rows with an infinite loss are counted and
+    stay out of the sums.
     """
 
     rows: np.ndarray
@@ -62,12 +64,27 @@ class LossSums:
             count, l1, l2, l3 = (rows - infinite) * 1.0, total(loss), total(loss**2), total(loss**3)
             sums = (count, l1, count, l1, l2, count, l1, l2, l3)
         else:
-            powers = ((1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2), (3, 3))
-            sums = tuple(total(weight**a * loss**b) for a, b in powers)
+            sums = tuple(total(weight**a * loss**b) for a, b in POWERS)
         return self.merge(type(self)(rows, right, infinite, infinite_weight, *sums))
 
     def merge(self, other: Self) -> Self:
         return type(self)(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def spread(self, group: int = 0) -> Spread | None:
+        """The spread of a group's mean loss with the rows as the independent units; of the finite rows."""
+        sums = {(a, b): float(getattr(self, f"w{a}l{b}")[group]) for a, b in POWERS}
+        return Spread.from_power_sums(int(self.rows[group] - self.infinite[group]), sums)
+
+    def central_moments(self, group: int = 0) -> tuple[float, float, float]:
+        """Mean, second and third central moment of the finite losses of a group, weighted by w, w^2 and w^3."""
+        (w1, s1), (w2, t1, t2), (w3, u1, u2, u3) = (
+            [float(getattr(self, f"w{a}l{b}")[group]) for b in range(a + 1)] for a in (1, 2, 3)
+        )
+        mean = s1 / w1
+        second, third = t2 - 2 * mean * t1 + mean**2 * w2, u3 - 3 * mean * u2 + 3 * mean**2 * u1 - mean**3 * w3
+        if second <= 1e-13 * t2:  # what rounding leaves of equal losses
+            second = third = 0.0
+        return mean, second / w2, third / w3
 
     def total(self) -> Self:
         """All groups together, as one group."""
@@ -81,16 +98,16 @@ class WorstRows:
     size: int
     rows: tuple[RowLoss, ...] = ()
 
-    def update(self, batch: Batch, loss: np.ndarray, prediction: np.ndarray, shift: int = 0) -> Self:
-        """Add the rows of a batch with their float64 losses and predicted classes; `shift` moves their positions."""
+    def update(self, scores: RowScores, shift: int = 0) -> Self:
+        """Add the rows of a batch; `shift` moves their positions."""
         if not self.size:
             return self
-        candidates = np.flatnonzero(prediction != batch.labels)
+        candidates = np.flatnonzero(scores.prediction != scores.batch.labels)
         if len(self.rows) == self.size:  # equality stays in: the rank may still decide for the new row
-            candidates = candidates[loss[candidates] >= self.rows[-1].loss]
-        probability = batch.probabilities[candidates, prediction[candidates]]
-        best = candidates[np.lexsort((candidates, -probability, -loss[candidates]))[: self.size]]
-        new = (batch.row_loss(row, loss, prediction).shifted(shift) for row in best)
+            candidates = candidates[scores.loss[candidates] >= self.rows[-1].loss]
+        order = (candidates, -scores.prediction_probability[candidates], -scores.loss[candidates])
+        best = candidates[np.lexsort(order)[: self.size]]
+        new = (scores.row(row).shifted(shift) for row in best)
         return replace(self, rows=tuple(sorted((*self.rows, *new), key=RowLoss.rank)[: self.size]))
 
     def merge(self, other: Self) -> Self:
@@ -128,6 +145,10 @@ class RowSums:
         units = sorted((unit, name) for name, unit in (_BINARY | decimal).items())
         # the factor 1 + 2^-20 lets a sum that is off by exactly the tolerance pass in spite of its own rounding
         return {name: self.classes * unit * (2 if name in _BINARY else 1) * (1 + 2.0**-20) for unit, name in units}
+
+    @property
+    def rows(self) -> int:
+        return sum(self.rows_by_tolerance)
 
     @property
     def precision(self) -> str:

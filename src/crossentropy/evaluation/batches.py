@@ -1,8 +1,8 @@
 """One batch of predictions, checked: what every reader produces and every accumulator consumes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -34,6 +34,31 @@ class RowLoss:
 
 
 @dataclass(frozen=True)
+class Categories:
+    """One text per row, as positions `codes` in the distinct texts `names`."""
+
+    codes: np.ndarray
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, values: Sequence | np.ndarray) -> Self:
+        """From a sequence of values, one per row."""
+        names, codes = np.unique(np.asarray(values).astype(str), return_inverse=True)
+        return cls(codes, tuple(names.tolist()))
+
+    def take(self, rows: np.ndarray) -> Self:
+        return replace(self, codes=self.codes[rows])
+
+
+# inputs -> lowest value, highest value, whether the highest is excluded, what a value is called
+RANGES = {
+    "probs": (0.0, 1.0, False, "a probability: it lies outside [0, 1]"),
+    "log_probs": (-np.inf, 0.0, False, "the logarithm of a probability: it lies above 0"),
+    "logits": (-np.inf, np.inf, True, "a logit: it is infinite"),
+}
+
+
+@dataclass(frozen=True)
 class Batch:
     """Consecutive rows of predictions with what happened.
 
@@ -42,16 +67,19 @@ class Batch:
 
     Parameters
     ----------
-    probabilities : float array, shape (rows, classes), every value in [0, 1]; never renormalised
+    predictions : float array, shape (rows, classes), never renormalised
     labels : int array, shape (rows,), positions in [0, classes)
+    inputs : "probs", every value in [0, 1]; "log_probs", every value <= 0; or "logits", any value but NaN and +inf
     ids : sequence of `rows` values, or None; only the ids of rows that are shown are ever looked at
     weights : float array, shape (rows,), finite and >= 0, or None for 1 each
+    groups : the cluster of each row: rows that belong together and count as one observation
+    slices : name -> the value of each row, for every column by which the loss is split
     first_row : position of the first row in the whole, counted from 0; used in messages
-    columns : names of the probability columns; used in messages
+    columns : names of the columns of `predictions`; used in messages
 
     Raises
     ------
-    PredictionError : wrong shapes, a probability outside [0, 1] or NaN, a label outside [0, classes), a bad weight;
+    PredictionError : wrong shapes, a value that its kind cannot have, a label outside [0, classes), a bad weight;
         the message gives the row
 
     Examples
@@ -62,28 +90,35 @@ class Batch:
     (2, array([1]))
     """
 
-    probabilities: np.ndarray
+    predictions: np.ndarray
     labels: np.ndarray
+    inputs: str = "probs"
     ids: Sequence | np.ndarray | None = None
     weights: np.ndarray | None = None
+    groups: Categories | None = None
+    slices: Mapping[str, Categories] = field(default_factory=dict)
     first_row: int = 0
     columns: Sequence[str] | None = field(default=None, repr=False)
     seen: int = field(init=False)
     positions: np.ndarray | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
-        probabilities, labels, weights = self.probabilities, self.labels, self.weights
-        if probabilities.ndim != 2 or not np.issubdtype(probabilities.dtype, np.floating):
+        predictions, labels, weights = self.predictions, self.labels, self.weights
+        if self.inputs not in RANGES:
+            raise ValueError(f"inputs must be one of {', '.join(map(repr, RANGES))}, not {self.inputs!r}")
+        if predictions.ndim != 2 or not np.issubdtype(predictions.dtype, np.floating):
             raise PredictionError(
-                "probabilities must be a floating array of shape (rows, classes), "
-                f"not {probabilities.dtype} of shape {probabilities.shape}"
+                "predictions must be a floating array of shape (rows, classes), "
+                f"not {predictions.dtype} of shape {predictions.shape}"
             )
-        rows, classes = probabilities.shape
+        rows, classes = predictions.shape
         if labels.shape != (rows,) or not np.issubdtype(labels.dtype, np.integer):
             raise PredictionError(
                 f"labels must be integers of shape ({rows},), one per row, not {labels.dtype} of shape {labels.shape}"
             )
-        for name, values in (("ids", self.ids), ("weights", weights)):
+        per_row: dict[str, Any] = {"ids": self.ids, "weights": weights, "groups": self.groups and self.groups.codes}
+        per_row |= {f"slice {name!r}": column.codes for name, column in self.slices.items()}
+        for name, values in per_row.items():
             if values is not None and len(values) != rows:
                 raise PredictionError(f"{name} has {len(values)} values for {rows} rows")
         self._set(seen=rows)
@@ -92,14 +127,32 @@ class Batch:
                 row = int(np.argmin((weights >= 0) & (weights < np.inf)))
                 raise PredictionError(f"{self.where(row)}: weight {weights[row]} is not a finite number >= 0")
             if not weights.all():
-                kept = np.flatnonzero(weights)
-                probabilities, labels = probabilities[kept], labels[kept]
-                self._set(probabilities=probabilities, labels=labels, weights=weights[kept], positions=kept)
-        if not len(labels):
-            return
-        # min and max alone settle the ordinary case, and NaN fails both comparisons
-        if not (probabilities.min() >= 0 and probabilities.max() <= 1):
-            self._refuse_probability()
+                self._keep(np.flatnonzero(weights))
+        if self.rows:
+            self._check_values(classes)
+
+    def _keep(self, kept: np.ndarray) -> None:
+        self._set(
+            predictions=self.predictions[kept],
+            labels=self.labels[kept],
+            weights=None if self.weights is None else self.weights[kept],
+            groups=self.groups and self.groups.take(kept),
+            slices={name: column.take(kept) for name, column in self.slices.items()},
+            positions=kept,
+        )
+
+    def _check_values(self, classes: int) -> None:
+        # the least and the greatest value alone settle the ordinary case, and NaN fails every comparison
+        lowest, highest, is_open, kind = RANGES[self.inputs]
+        values, labels = self.predictions, self.labels
+        if not (values.min() >= lowest and (values.max() < highest if is_open else values.max() <= highest)):
+            bad = ~((values >= lowest) & ((values < highest) if is_open else (values <= highest)))
+            row, position = (int(i) for i in np.argwhere(bad)[0])
+            column = f"column {self.columns[position]!r}" if self.columns else f"class {position}"
+            value = values[row, position]
+            if np.isnan(value):
+                raise PredictionError(f"{self.where(row)}: the value in {column} is NaN")
+            raise PredictionError(f"{self.where(row)}: {value!s} in {column} is not {kind}")
         if not (labels.min() >= 0 and labels.max() < classes):
             row = int(np.argmax((labels < 0) | (labels >= classes)))
             raise PredictionError(f"{self.where(row)}: label {labels[row]} is not a position in [0, {classes})")
@@ -109,43 +162,23 @@ class Batch:
         """The rows that count: those of weight > 0."""
         return len(self.labels)
 
-    def row_loss(self, row: int, loss: np.ndarray, prediction: np.ndarray) -> RowLoss:
-        """One row for a person, given the batch's losses and predicted classes."""
-        label, predicted = int(self.labels[row]), int(prediction[row])
-        return RowLoss(
-            row=self.first_row + self._position(row),
-            id=self._id(row),
-            label=label,
-            prediction=predicted,
-            label_probability=float(self.probabilities[row, label]),
-            prediction_probability=float(self.probabilities[row, predicted]),
-            loss=float(loss[row]),
-        )
-
     def where(self, row: int) -> str:
         """Name a row in a message: its position in the whole, and its id where there is one."""
-        name = f"row {self.first_row + self._position(row)} (counted from 0)"
-        return name if self.ids is None else f"{name}, id {self._id(row)!r}"
+        name = f"row {self.first_row + self.position(row)} (counted from 0)"
+        return name if self.ids is None else f"{name}, id {self.id(row)!r}"
 
-    def _position(self, row: int) -> int:
+    def position(self, row: int) -> int:
+        """Where a row stands among all rows of the batch, those of weight 0 included."""
         return int(row if self.positions is None else self.positions[row])
 
-    def _id(self, row: int) -> int | str | None:
+    def id(self, row: int) -> int | str | None:
+        """The id of a row as plain Python, or None where there are none."""
         if self.ids is None:
             return None
-        value = self.ids[self._position(row)]
+        value = self.ids[self.position(row)]
         value = value.as_py() if hasattr(value, "as_py") else getattr(value, "item", lambda: value)()
         return value if isinstance(value, int) else str(value)
 
     def _set(self, **values: object) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
-
-    def _refuse_probability(self) -> None:
-        bad = ~((self.probabilities >= 0) & (self.probabilities <= 1))
-        row, position = (int(i) for i in np.argwhere(bad)[0])
-        column = f"column {self.columns[position]!r}" if self.columns else f"class {position}"
-        value = self.probabilities[row, position]
-        if np.isnan(value):
-            raise PredictionError(f"{self.where(row)}: the probability in {column} is NaN")
-        raise PredictionError(f"{self.where(row)}: {value!s} in {column} is not a probability: it lies outside [0, 1]")

@@ -46,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--classes", metavar="COLUMN", nargs="+", help="the probability columns, or patterns: 'p_*'")
     report.add_argument("--id", metavar="COLUMN", help="the column that names the rows")
     report.add_argument("--weight", metavar="COLUMN", help="the rows' weights")
+    report.add_argument("--group", metavar="COLUMN", help="rows of one value belong together: intervals by cluster")
+    report.add_argument("--by", metavar="COLUMN", nargs="+", default=(), help="split the loss by these columns")
     report.add_argument(
         "--label-kind",
         choices=("auto", "name", "position"),
@@ -80,6 +82,8 @@ def run_report(options: argparse.Namespace) -> None:
         classes=options.classes,
         id=options.id,
         weight=options.weight,
+        group=options.group,
+        by=options.by,
         label_kind=options.label_kind,
     )
     if options.json:
@@ -147,6 +151,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("not enough memory")
     except KeyboardInterrupt:
         return _fail("interrupted", status=130)
+    except Exception as error:
+        if os.environ.get("CROSSENTROPY_TRACEBACK"):
+            raise
+        return _fail(
+            f"this is a mistake in crossentropy, not in the file: {type(error).__name__}: {error} "
+            "(set CROSSENTROPY_TRACEBACK=1 to see where, and please report it)"
+        )
     return 0
 
 

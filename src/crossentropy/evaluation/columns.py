@@ -29,6 +29,8 @@ class Columns:
     classes: tuple[str, ...]
     id: str | None = None
     weight: str | None = None
+    group: str | None = None
+    by: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
     def describe(self) -> tuple[str, ...]:
@@ -37,6 +39,7 @@ class Columns:
         roles = [f"label from {self.label!r}", f"probabilities from {first!r} to {last!r}"]
         roles += [f"id from {self.id!r}"] * (self.id is not None)
         roles += [f"weight from {self.weight!r}"] * (self.weight is not None)
+        roles += [f"clusters from {self.group!r}"] * (self.group is not None)
         lines = [", ".join(roles)]
         if self.unused:
             lines.append("not used: " + _listed(self.unused))
@@ -50,13 +53,16 @@ def find_columns(
     classes: str | Sequence[str] | None = None,
     id: str | None = None,
     weight: str | None = None,
+    group: str | None = None,
+    by: Sequence[str] = (),
 ) -> Columns:
-    """Find the label, probability, id and weight columns.
+    """Find the label, probability, id and weight columns; check those that are only taken when named.
 
     Parameters
     ----------
     kinds : column name -> "float", "integer", "boolean", "text" or "other", in the table's order
     label, id, weight : the column's name; found by its usual names where None
+    group, by : the column of the clusters, the columns to split the loss by; none unless named
     classes : the probability columns: names or patterns such as "p_*", in the order of the classes. Where None: the
         numeric columns that start with p, prob or probability; where there are none, all floating columns left
 
@@ -67,7 +73,9 @@ def find_columns(
     label = _column(kinds, label, "label") or _only_label(kinds)
     weight = _column(kinds, weight, "weight") or _usual(kinds, WEIGHT_NAMES, {label})
     id = _column(kinds, id, "id") or _usual(kinds, ID_NAMES + PANDAS_INDEX, {label})
-    taken = {label, id, weight}
+    group = _column(kinds, group, "group")
+    by = tuple(dict.fromkeys(name for name in by if _column(kinds, name, "by")))
+    taken = {label, id, weight, group, *by}
     if classes is not None:
         probabilities = _matching(kinds, classes)
         if label in probabilities:
@@ -93,6 +101,8 @@ def find_columns(
         classes=class_names(probabilities),
         id=id,
         weight=weight,
+        group=group,
+        by=by,
         unused=tuple(name for name in kinds if name not in taken and name not in probabilities),
     )
 

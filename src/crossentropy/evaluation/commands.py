@@ -17,7 +17,7 @@ def report(source: Any, *, worst: int = 10, **how_to_read: Any) -> LogLossReport
     ----------
     source : path of a Parquet, CSV, Arrow or NPY file
     worst : how many of the most confidently wrong rows to show
-    how_to_read : `labels`, `label`, `classes`, `id`, `weight`, `label_kind`: see `read_predictions`
+    how_to_read : `labels`, `label`, `classes`, `id`, `weight`, `group`, `by`, `label_kind`: see `read_predictions`
 
     Returns
     -------

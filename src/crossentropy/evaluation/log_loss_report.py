@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .scores import LogLossScores
+from .scores import LogLossScores, MeanLoss, PartLoss
 from .terminal import plain_text
 
 
@@ -29,12 +29,15 @@ class LogLossReport(LogLossScores):
             "log_loss": {
                 "nats": self.loss.mean,
                 "bits": self.loss.bits,
+                "interval_nats": _interval(self.loss),
+                "clusters": self.loss.clusters,
                 "finite_rows_nats": self.loss.finite_mean,
                 "geometric_mean_probability": math.exp(-self.loss.mean),
             },
             "accuracy": self.loss.accuracy,
             "wrong_rows": self.loss.rows - self.loss.correct,
             "weight": self.loss.weight,
+            "share_of_worst_percent": self.worst_share,
             "infinite": {
                 "rows": self.loss.infinite,
                 "first": [
@@ -42,24 +45,23 @@ class LogLossReport(LogLossScores):
                 ],
             },
             "baselines": [{"name": b.name, "nats": b.loss, "skill": b.skill} for b in self.baselines],
-            "row_sums": {
+            "calibration": self._calibration_dict(),
+            "row_sums": self.row_sums
+            and {
                 "lowest": self.row_sums.lowest,
                 "highest": self.row_sums.highest,
                 "precision": self.row_sums.precision,
                 "tolerance": self.row_sums.tolerance,
                 "rows_beyond": self.row_sums.rows_beyond,
             },
-            "by_class": [
-                {
-                    "class": item.name,
-                    "rows": item.loss.rows if item.loss else 0,
-                    "nats": item.loss.mean if item.loss else None,
-                    "accuracy": item.loss.accuracy if item.loss else None,
-                    "infinite_rows": item.loss.infinite if item.loss else 0,
-                    "share": item.share,
-                }
-                for item in self.by_class
-            ],
+            "by_class": [{"class": part.name, **_part(part)} for part in self.by_class],
+            "by_slice": {
+                column: [{"value": part.name, **_part(part)} for part in parts] for column, parts in self.slices.items()
+            },
+            "suspected_label_errors": {
+                "rows": self.suspected_label_errors,
+                "thresholds": [None if math.isnan(t) else t for t in self.label_thresholds],
+            },
             "confidently_wrong": [
                 {
                     "row": row.row,
@@ -69,9 +71,24 @@ class LogLossReport(LogLossScores):
                     "prediction": self.classes[row.prediction],
                     "prediction_probability": row.prediction_probability,
                     "nats": row.loss,
+                    "suspected_label_error": self.is_suspected(row),
                 }
                 for row in self.worst
             ],
+        }
+
+    def _calibration_dict(self) -> dict[str, Any] | None:
+        if self.calibration is None:
+            return None
+        found = self.calibration
+        return {
+            "loss_minus_entropy_nats": found.gap,
+            "z": found.z,
+            "direction": found.direction,
+            "temperature": found.temperature,
+            "temperature_at_edge_of_grid": found.at_edge,
+            "loss_at_cross_fitted_temperature_nats": found.fitted_loss,
+            "calibration_nats": found.calibration,
         }
 
     def to_json(self) -> str:
@@ -84,6 +101,24 @@ class LogLossReport(LogLossScores):
 
     def __str__(self) -> str:
         return self.text()
+
+
+def _interval(loss: MeanLoss) -> list[float] | None:
+    return None if loss.interval is None else list(loss.interval)
+
+
+def _part(part: PartLoss) -> dict[str, Any]:
+    loss = part.loss
+    return {
+        "rows": loss.rows if loss else 0,
+        "nats": loss.mean if loss else None,
+        "interval_nats": _interval(loss) if loss else None,
+        "accuracy": loss.accuracy if loss else None,
+        "infinite_rows": loss.infinite if loss else 0,
+        "share": part.share,
+        "p_value": part.p_value,
+        "differs": part.differs,
+    }
 
 
 def _without_infinity(value: Any) -> Any:

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 
-from crossentropy import cross_entropy, entropy
+from crossentropy import entropy
 
+from . import state_bytes
 from .accumulators import LossSums, RowSums, WorstRows
 from .batches import Batch, PredictionError, RowLoss
+from .calibration import TemperatureSums
+from .clusters import ClusterSums
+from .label_errors import LabelErrorSums
 from .log_loss_report import LogLossReport
-from .scores import Baseline, ClassLoss, MeanLoss
+from .loss_histogram import LossHistogram
+from .row_scores import RowScores
+from .scores import Baseline, MeanLoss, part_losses
+from .slices import SliceSums
 
 SHOWN_INFINITE_ROWS = 10
+# What a saved state may be made of.
+_PARTS = (
+    *(LossSums, RowSums, WorstRows, RowLoss, LossHistogram),
+    *(TemperatureSums, LabelErrorSums, ClusterSums, SliceSums),
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,12 @@ class Evaluation:
     by_class: LossSums
     row_sums: RowSums
     worst: WorstRows
+    histogram: LossHistogram
+    temperatures: TemperatureSums
+    label_errors: LabelErrorSums
     infinite_rows: tuple[RowLoss, ...] = ()
+    clusters: ClusterSums | None = None
+    slices: Mapping[str, SliceSums] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, classes: Sequence[str], worst: int = 10) -> Self:
@@ -53,36 +70,64 @@ class Evaluation:
 
         Parameters
         ----------
-        classes : the classes' names, in the order of the probability columns
+        classes : the classes' names, in the order of the prediction columns
         worst : how many of the most confidently wrong rows to keep
         """
         if worst < 0:
             raise ValueError(f"worst must be a number of rows, 0 or more, not {worst}")
         names = tuple(str(name) for name in classes)
-        return cls(names, 0, 0, LossSums.empty(len(names)), RowSums(len(names)), WorstRows(worst))
+        return cls(
+            classes=names,
+            rows=0,
+            ignored=0,
+            by_class=LossSums.empty(len(names)),
+            row_sums=RowSums(len(names)),
+            worst=WorstRows(worst),
+            histogram=LossHistogram.empty(),
+            temperatures=TemperatureSums.empty(),
+            label_errors=LabelErrorSums.empty(len(names)),
+        )
 
     def update(self, batch: Batch) -> Self:
         """The state with the rows of one batch more, whose positions count on from the rows seen before."""
-        if batch.probabilities.shape[1] != len(self.classes):
+        if batch.predictions.shape[1] != len(self.classes):
             raise PredictionError(
-                f"the batch has {batch.probabilities.shape[1]} probabilities per row for {len(self.classes)} classes"
+                f"the batch has {batch.predictions.shape[1]} predictions per row for {len(self.classes)} classes"
             )
         after = replace(self, rows=self.rows + batch.seen, ignored=self.ignored + batch.seen - batch.rows)
         if not batch.rows:
             return after
-        # in float64, where the loss is exact for the number that was stored
-        chosen = batch.probabilities[np.arange(batch.rows), batch.labels].astype(np.float64)
-        loss = cross_entropy(chosen[:, None], np.zeros(batch.rows, np.intp), inputs="probs", reduction="none")
-        prediction = batch.probabilities.argmax(axis=1)
-        shift = self.rows - batch.first_row
-        infinite = np.flatnonzero(np.isinf(loss))[:SHOWN_INFINITE_ROWS]
-        seen = replace(
-            after,
-            by_class=self.by_class.update(batch.labels, loss, prediction == batch.labels, batch.weights),
-            row_sums=self.row_sums.update(batch.probabilities),
-            worst=self.worst.update(batch, loss, prediction, shift),
+        return after._with_scores(RowScores.of(batch), self.rows - batch.first_row)
+
+    def _with_scores(self, scores: RowScores, shift: int) -> Self:
+        batch, loss, weights = scores.batch, scores.loss, scores.batch.weights
+        correct = scores.prediction == batch.labels
+        finite: Any = np.isfinite(loss)
+        infinite_rows: tuple[RowLoss, ...] = ()
+        if np.all(finite):
+            finite = slice(None)
+        else:
+            first = np.flatnonzero(np.isinf(loss))[:SHOWN_INFINITE_ROWS]
+            infinite_rows = tuple(scores.row(row).shifted(shift) for row in first)
+        finite_weights = None if weights is None else weights[finite]
+        clusters, slices = self.clusters, dict(self.slices)
+        if batch.groups is not None:
+            groups = batch.groups.codes[finite], batch.groups.names
+            clusters = (clusters or ClusterSums.empty()).update(*groups, loss[finite], finite_weights)
+        for name, values in batch.slices.items():
+            slices[name] = slices.get(name, SliceSums.empty(name)).update(values, loss, correct, weights)
+        return replace(
+            self,
+            by_class=self.by_class.update(batch.labels, loss, correct, weights),
+            row_sums=self.row_sums.update(batch.predictions) if batch.inputs == "probs" else self.row_sums,
+            worst=self.worst.update(scores, shift),
+            histogram=self.histogram.update(loss[finite], finite_weights),
+            temperatures=self.temperatures.update(scores.logits[finite], batch.labels[finite], finite_weights),
+            label_errors=self.label_errors.update(scores),
+            infinite_rows=(*self.infinite_rows, *infinite_rows)[:SHOWN_INFINITE_ROWS],
+            clusters=clusters,
+            slices=slices,
         )
-        return seen._with_infinite(batch.row_loss(row, loss, prediction).shifted(shift) for row in infinite)
 
     def merge(self, other: Self) -> Self:
         """The state of these rows followed by the other's."""
@@ -90,6 +135,12 @@ class Evaluation:
             raise ValueError(f"cannot merge evaluations of different classes: {self.classes} and {other.classes}")
         if self.worst.size != other.worst.size:
             raise ValueError(f"cannot merge evaluations that keep {self.worst.size} and {other.worst.size} worst rows")
+        clusters, slices = self.clusters or other.clusters, {**other.slices, **self.slices}
+        if self.clusters and other.clusters:
+            clusters = self.clusters.merge(other.clusters)
+        for name in self.slices.keys() & other.slices.keys():
+            slices[name] = self.slices[name].merge(other.slices[name])
+        shifted: Iterable[RowLoss] = (row.shifted(self.rows) for row in other.infinite_rows)
         return replace(
             self,
             rows=self.rows + other.rows,
@@ -97,10 +148,30 @@ class Evaluation:
             by_class=self.by_class.merge(other.by_class),
             row_sums=self.row_sums.merge(other.row_sums),
             worst=self.worst.merge(other.worst.shifted(self.rows)),
-        )._with_infinite(row.shifted(self.rows) for row in other.infinite_rows)
+            histogram=self.histogram.merge(other.histogram),
+            temperatures=self.temperatures.merge(other.temperatures),
+            label_errors=self.label_errors.merge(other.label_errors),
+            infinite_rows=(*self.infinite_rows, *shifted)[:SHOWN_INFINITE_ROWS],
+            clusters=clusters,
+            slices=slices,
+        )
 
-    def _with_infinite(self, rows: Iterable[RowLoss]) -> Self:
-        return replace(self, infinite_rows=(*self.infinite_rows, *rows)[:SHOWN_INFINITE_ROWS])
+    def to_bytes(self) -> bytes:
+        """The state as bytes: keep it, or send it to where the parts are merged."""
+        return state_bytes.to_bytes(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The state that `to_bytes` wrote.
+
+        Raises
+        ------
+        ValueError : the bytes are not a saved evaluation, are damaged, or are of another version
+        """
+        state = state_bytes.from_bytes(data, (cls, *_PARTS))
+        if not isinstance(state, cls):
+            raise ValueError("the bytes are a part of an evaluation, not a whole one")
+        return state
 
     def result(self, source: str = "", reading: Sequence[str] = ()) -> LogLossReport:
         """The numbers, from the sums.
@@ -113,33 +184,33 @@ class Evaluation:
         ------
         PredictionError : there are no rows, or every row has weight 0
         """
-        loss = MeanLoss.from_sums(self.by_class.total())
+        loss = MeanLoss.from_sums(self.by_class.total(), clusters=self.clusters)
         if loss is None:
             raise PredictionError(f"all {self.rows} rows have weight 0" if self.rows else "there are no rows")
-        by_class = [MeanLoss.from_sums(self.by_class, group) for group in range(len(self.classes))]
-        weights = np.array([item.weight if item else 0.0 for item in by_class])
+        by_class = part_losses(self.classes, self.by_class, loss.inflation)
+        prior = np.array([part.loss.weight if part.loss else 0.0 for part in by_class])
         return LogLossReport(
             source=source,
             reading=tuple(reading),
             classes=self.classes,
             ignored=self.ignored,
             loss=loss,
+            worst_share=None if loss.infinite else self.histogram.share_of_worst(),
             baselines=(
                 _baseline("uniform", math.log(len(self.classes)), loss),
-                _baseline("class prior", abs(float(entropy(weights / weights.sum()))), loss),
+                _baseline("class prior", abs(float(entropy(prior / prior.sum()))), loss),
             ),
-            by_class=tuple(
-                ClassLoss(name, item, item.finite_total / loss.finite_total if item and _divides(loss) else None)
-                for name, item in zip(self.classes, by_class, strict=True)
-            ),
+            calibration=self.temperatures.result(),
+            by_class=by_class,
+            slices={
+                name: part_losses(part.values, part.sums, loss.inflation) for name, part in sorted(self.slices.items())
+            },
             infinite_rows=self.infinite_rows,
             worst=self.worst.rows,
-            row_sums=self.row_sums,
+            label_thresholds=tuple(self.label_errors.thresholds().tolist()),
+            suspected_label_errors=self.label_errors.suspected(),
+            row_sums=self.row_sums if self.row_sums.rows else None,
         )
-
-
-def _divides(loss: MeanLoss) -> bool:
-    return not loss.infinite and loss.finite_total > 0
 
 
 def _baseline(name: str, baseline: float, loss: MeanLoss) -> Baseline:

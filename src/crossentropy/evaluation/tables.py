@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from .batches import Batch, PredictionError
+from .batches import Batch, Categories, PredictionError
 from .columns import ClassIndex, Columns, find_columns
 from .formats import Table, batch_rows, is_npy, load_npy, open_table
 
@@ -40,6 +40,8 @@ def read_predictions(
     classes: str | Sequence[str] | None = None,
     id: str | None = None,
     weight: str | None = None,
+    group: str | None = None,
+    by: Sequence[str] = (),
     label_kind: str = "auto",
 ) -> Predictions:
     """Open saved predictions.
@@ -50,6 +52,8 @@ def read_predictions(
         and one column of probabilities per class, or of an NPY array of probabilities, shape (rows, classes)
     labels : path of an NPY array of labels, shape (rows,); with an NPY array of probabilities, and only then
     label, id, weight : names of the columns; found by their usual names where None
+    group : name of the column of the clusters: rows that belong together and count as one observation
+    by : names of the columns to split the loss by
     classes : names or patterns of the probability columns, in the order of the classes; found where None
     label_kind : "name" or "position" where a label could be both, e.g. "1" with the classes "1", "2", "3"
 
@@ -63,7 +67,7 @@ def read_predictions(
     """
     path = Path(source)
     if is_npy(path):
-        given = {"label": label, "classes": classes, "id": id, "weight": weight}
+        given = {"label": label, "classes": classes, "id": id, "weight": weight, "group": group, "by": by or None}
         named = [name for name, value in given.items() if value is not None]
         if named:
             raise PredictionError(f"{path}: an NPY array has no named columns, so {named[0]} has no meaning here")
@@ -74,7 +78,7 @@ def read_predictions(
         )
     table = open_table(path)
     try:
-        columns = find_columns(table.kinds, label=label, classes=classes, id=id, weight=weight)
+        columns = find_columns(table.kinds, label=label, classes=classes, id=id, weight=weight, group=group, by=by)
     except PredictionError as error:
         raise PredictionError(f"{path}: {error}") from None
     index = ClassIndex(columns.classes, columns.probabilities, label_kind)
@@ -89,16 +93,19 @@ def read_predictions(
 
 def _table_batches(path: Path, table: Table, columns: Columns, index: ClassIndex) -> Iterator[Batch]:
     numbers = [*columns.probabilities, *([columns.weight] if columns.weight is not None else [])]
-    texts = list(dict.fromkeys([columns.label, *([columns.id] if columns.id is not None else [])]))
+    one_each = (columns.label, columns.id, columns.group, *columns.by)
+    texts = list(dict.fromkeys(name for name in one_each if name is not None))
     first_row = 0
     for rows in table.read(numbers, texts):
         ids = rows.column(columns.id) if columns.id is not None else None
         where = _Where(path, first_row, ids)
         yield _batch(
             where,
-            probabilities=_matrix(rows, columns.probabilities, where),
+            predictions=_matrix(rows, columns.probabilities, where),
             labels=_positions(rows.column(columns.label), index, where),
             weights=_numbers(rows, columns.weight, where) if columns.weight is not None else None,
+            groups=_categories(rows.column(columns.group)) if columns.group is not None else None,
+            slices={name: _categories(rows.column(name)) for name in columns.by},
             columns=columns.probabilities,
         )
         first_row += rows.num_rows
@@ -132,7 +139,7 @@ def _from_arrays(path: Path, labels: str | Path | None, label_kind: str) -> Pred
             native = np.float64 if block.dtype.itemsize >= 8 else np.float32
             yield _batch(
                 _Where(path, start, None),
-                probabilities=np.asarray(block, native),
+                predictions=np.asarray(block, native),
                 labels=_positions(_arrow(values[start : start + size], where), index, where),
             )
 
@@ -210,6 +217,15 @@ def _positions(labels: pa.Array, index: ClassIndex, where: _Where) -> np.ndarray
             if len(row):  # a category that no row of the batch has is no problem
                 raise where.error(int(row[0]), str(error)) from None
     return classes[codes]
+
+
+def _categories(values: pa.Array) -> Categories:
+    """The values as text; a missing one is a value of its own."""
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    values = values.dictionary_encode(null_encoding="encode")
+    names = tuple("(missing)" if value is None else str(value) for value in values.dictionary.to_pylist())
+    return Categories(np.from_dlpack(values.indices).astype(np.intp, copy=False), names)
 
 
 def _first(mask: pa.BooleanArray) -> int:

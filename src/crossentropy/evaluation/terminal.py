@@ -11,16 +11,20 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .scores import Baseline, LogLossScores
+from .accumulators import RowSums
+from .calibration import Calibration
+from .scores import Baseline, LogLossScores, PartLoss
 
 # As many as fit on a first screen; --json has them all.
-SHOWN_CLASSES = 12
+SHOWN_PARTS = 12
 SHOWN_INFINITE = 5
 
 
 def render(report: LogLossScores) -> RenderableType:
     """The report as something a `rich` console can print."""
-    return Group(*_spaced([_heading(report), _summary(report), _by_class(report), *_confidently_wrong(report)]))
+    parts = [_by_part("Loss by class", "class", report.by_class)]
+    parts += [_by_part(f"Loss by {printable(name)}", printable(name), values) for name, values in report.slices.items()]
+    return Group(*_spaced([_heading(report), _summary(report), *parts, *_confidently_wrong(report)]))
 
 
 def plain_text(report: LogLossScores, width: int = 80) -> str:
@@ -66,7 +70,7 @@ def _spaced(parts: list[RenderableType]) -> Iterator[RenderableType]:
 
 def _heading(report: LogLossScores) -> RenderableType:
     names = [printable(name) for name in report.classes]
-    shown = ", ".join(names if len(names) <= SHOWN_CLASSES else [*names[: SHOWN_CLASSES - 2], "...", names[-1]])
+    shown = ", ".join(names if len(names) <= SHOWN_PARTS else [*names[: SHOWN_PARTS - 2], "...", names[-1]])
     title = Text(printable(report.source), style="bold")
     size = Text(f"{counted(report.loss.rows)}, {len(names):,} classes in the order {shown}")
     lines = [*[title][: bool(report.source)], size, *(Text(printable(line), style="dim") for line in report.reading)]
@@ -81,6 +85,10 @@ def _summary(report: LogLossScores) -> RenderableType:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     table.add_row("Log loss", Text(f"{number(loss.mean)} nats per row = {number(loss.bits)} bits", style="bold"))
+    if loss.interval:
+        low, high = (number(end, 4) for end in loss.interval)
+        units = f", {loss.clusters:,} clusters" if loss.clusters else ""
+        table.add_row("", Text(f"{low} to {high} nats with 95 % confidence{units}"))
     if loss.infinite:
         first = report.infinite_rows[:SHOWN_INFINITE]
         rows = ", ".join(printable(row.row if row.id is None else row.id) for row in first)
@@ -98,10 +106,31 @@ def _summary(report: LogLossScores) -> RenderableType:
         table.add_row("Infinite", "no row gave the label the probability 0")
     for i, baseline in enumerate(report.baselines):
         table.add_row("" if i else "Skill", _skill(baseline))
+    if report.calibration:
+        table.add_row("Calibration", _calibration(report.calibration))
+    if report.worst_share is not None:
+        table.add_row("Worst 1 %", f"of the rows carry {percent(report.worst_share)} of the loss")
     wrong = loss.rows - loss.correct
     table.add_row("Accuracy", f"{percent(loss.accuracy)}, {wrong:,} of {counted(loss.rows)} wrong")
-    table.add_row("Row sums", _row_sums(report))
+    if report.suspected_label_errors:
+        found = counted(report.suspected_label_errors)
+        table.add_row("Labels", f"about {found} may have the wrong label (marked ? below)")
+    if report.row_sums:
+        table.add_row("Row sums", _row_sums(report.row_sums))
     return table
+
+
+def _calibration(found: Calibration) -> Text:
+    side = "above" if found.gap > 0 else "below"
+    text = Text(
+        f"{found.direction}: the loss is {number(abs(found.gap), 3)} nats {side} what the model expects to lose"
+    )
+    text.append(f" (z = {found.z:.1f}); " if found.z is not None else "; ")
+    text.append(f"temperature {'beyond ' * found.at_edge}{number(found.temperature, 4)}")
+    if found.calibration is not None and found.fitted_loss is not None:
+        verb = "saves" if found.calibration > 0 else "costs"
+        text.append(f" {verb} {number(abs(found.calibration), 3)} nats, leaving {number(found.fitted_loss, 4)}")
+    return text
 
 
 def _skill(baseline: Baseline) -> Text:
@@ -115,8 +144,7 @@ def _skill(baseline: Baseline) -> Text:
     return Text(f"{percent(baseline.skill)} better than {than}")
 
 
-def _row_sums(report: LogLossScores) -> Text:
-    sums = report.row_sums
+def _row_sums(sums: RowSums) -> Text:
     explained = f"{sums.precision} explain{'' if sums.precision.endswith('s') else 's'} {sums.tolerance:.1e}"
     if not sums.rows_beyond:
         furthest = max(abs(sums.lowest - 1), abs(sums.highest - 1))
@@ -141,21 +169,25 @@ def _titled(title: str, note: str, table: Table) -> RenderableType:
     return Group(Text.assemble((title, "bold"), (note, "dim")), Padding(table, (0, 0, 0, 2)))
 
 
-def _by_class(report: LogLossScores) -> RenderableType:
-    table = _columns("class", "rows", "loss (nats)", "share of loss", "accuracy")
-    items, note = report.by_class, ""
-    if len(items) > SHOWN_CLASSES:
-        # a share is missing only where the total is infinite; then the classes' own means decide
-        items = tuple(sorted(items, key=lambda c: (-(c.share or 0), -(c.loss.mean if c.loss else -1))))[:SHOWN_CLASSES]
-        note = f", the {len(items)} of {len(report.by_class):,} that cost most"
-    for item in items:
-        name = printable(item.name)
-        if item.loss is None:
-            table.add_row(name, "0", "-", "-", "-")
+def _by_part(title: str, name: str, parts: tuple[PartLoss, ...]) -> RenderableType:
+    table = _columns(name, "rows", "loss (nats)", "95 % interval", "share of loss", "accuracy")
+    note = ", * differs from the other rows by more than chance" if any(part.differs for part in parts) else ""
+    shown = parts
+    if len(parts) > SHOWN_PARTS:
+        # a share is missing only where the total is infinite; then the parts' own means decide
+        shown = tuple(sorted(parts, key=lambda c: (-(c.share or 0), -(c.loss.mean if c.loss else -1))))[:SHOWN_PARTS]
+        note = f", the {len(shown)} of {len(parts):,} that cost most{note}"
+    for part in shown:
+        if part.loss is None:
+            table.add_row(Text(printable(part.name)), "0", *"----")
             continue
-        share = "-" if item.share is None else percent(item.share)
-        table.add_row(name, f"{item.loss.rows:,}", number(item.loss.mean, 4), share, percent(item.loss.accuracy))
-    return _titled("Loss by class", note, table)
+        mean = number(part.loss.mean, 4) + ("*" if part.differs else " ")
+        interval = " to ".join(number(end, 3) for end in part.loss.interval) if part.loss.interval else "-"
+        share = "-" if part.share is None else percent(part.share)
+        table.add_row(
+            Text(printable(part.name)), f"{part.loss.rows:,}", mean, interval, share, percent(part.loss.accuracy)
+        )
+    return _titled(title, note, table)
 
 
 def _confidently_wrong(report: LogLossScores) -> Iterator[RenderableType]:
@@ -172,7 +204,7 @@ def _confidently_wrong(report: LogLossScores) -> Iterator[RenderableType]:
             probability(row.label_probability),
             Text(printable(report.classes[row.prediction])),
             probability(row.prediction_probability),
-            number(row.loss, 4),
+            number(row.loss, 4) + ("?" if report.is_suspected(row) else " "),
         )
     wrong = report.loss.rows - report.loss.correct
     yield _titled("Most confidently wrong", f", {len(report.worst)} of {wrong:,}", table)

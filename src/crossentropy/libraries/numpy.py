@@ -318,6 +318,8 @@ class Output:
             )
         if not out.flags.writeable:
             raise ValueError("out is read-only")
+        if any(stride == 0 and extent > 1 for stride, extent in zip(out.strides, out.shape, strict=True)):
+            raise ValueError("out overlaps itself: several of its entries are one number in memory")
         same = out.__array_interface__["data"] == logits.__array_interface__["data"] and out.strides == logits.strides
         others = [
             part
