@@ -232,6 +232,8 @@ def row_problem(logits: Any, target: Any, options: LossOptions, *, summary: bool
         x = x if options.class_bias is None else x + options.class_bias.to(WORK)
         options = options.replace(temperature=1.0, class_bias=None)
     coefficients, row_weight = row_coefficients(xp, target, layout, options, WORK)
+    if coefficients.class_mask is not None:  # in C order, like everything that meets the logits
+        coefficients = dataclasses.replace(coefficients, class_mask=coefficients.class_mask.contiguous())
     if values_known(logits) and (coefficients.dense is not None or options.inputs != "logits"):
         for block in blocks(x):
             piece = coefficients.rows(block)

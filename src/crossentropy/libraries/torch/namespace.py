@@ -16,7 +16,10 @@ DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64}
 
 
 def torch_dtype(dtype: Any) -> Any:
-    return DTYPES.get(dtype, dtype)
+    """PyTorch's for Python's bool, int and float, and for NumPy's dtypes of the same name."""
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    return DTYPES[dtype] if dtype in DTYPES else getattr(torch, getattr(dtype, "name", None) or dtype.__name__)
 
 
 def ordered_sum(terms: Any) -> Any:
@@ -64,10 +67,13 @@ class Namespace:
 
     @staticmethod
     def astype(array: Any, dtype: Any) -> Any:
-        return array.to(torch_dtype(dtype))
+        # In C order: a sum over classes that are not contiguous has other bits.
+        return array.to(torch_dtype(dtype)).contiguous()
 
     @staticmethod
     def zeros_like(array: Any, dtype: Any = None) -> Any:
+        if not isinstance(array, torch.Tensor):
+            return type(array)(0)
         return torch.zeros_like(array, dtype=torch_dtype(dtype))
 
     @staticmethod

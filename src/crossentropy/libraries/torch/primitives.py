@@ -161,7 +161,10 @@ def value_of(losses: Any, upstream: Any, c: Any, total: bool) -> Any:
         return times(xp, upstream, losses)
     if upstream.ndim == 0:
         return times(xp, upstream, xp.sum(of_valid(losses, c.valid)))
-    return xp.sum(of_valid(times(xp, upstream, losses), c.valid))
+    # The largest factor last, so that rows of equal weight have the bits of rows without weights.
+    top = torch.amax(upstream) if upstream.numel() else upstream.sum()
+    share = torch.where(top > 0, upstream / torch.where(top > 0, top, 1.0), upstream)
+    return times(xp, torch.where(top > 0, top, 1.0), xp.sum(of_valid(times(xp, share, losses), c.valid)))
 
 
 def contiguous_like(x: Any) -> Any:
