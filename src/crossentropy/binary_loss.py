@@ -59,6 +59,17 @@ def sigmoid_slopes(xp: Any, x: Any, inputs: str) -> tuple[Any, Any]:
     return -xp.ones_like(x), xp.exp(x) / xp.abs(xp.expm1(x))
 
 
+def sigmoid_curvatures(xp: Any, x: Any, inputs: str) -> tuple[Any, Any]:
+    """Second derivatives of ``sigmoid_losses`` to x; p (1 - p) for logits."""
+    if inputs == "logits":
+        decay = xp.exp(-xp.abs(x))
+        curvature = decay / (1.0 + decay) ** 2
+        return curvature, curvature
+    if inputs == "probs":
+        return 1.0 / (x * x), 1.0 / ((1.0 - x) * (1.0 - x))
+    return xp.zeros_like(x), xp.exp(x) / xp.expm1(x) ** 2
+
+
 def binary_measure(xp: Any, c: BinaryCoefficients, like: Any) -> tuple[Any, Any]:
     """Coefficients of -log p and -log(1 - p): pos_weight t and 1 - t, after smoothing."""
     target = xp.astype(c.target, like.dtype)
