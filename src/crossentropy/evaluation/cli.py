@@ -51,6 +51,11 @@ def parser() -> argparse.ArgumentParser:
         "--worst", metavar="N", type=_count, default=10, help="wrong rows to show (default: %(default)s)"
     )
     report.add_argument("--baseline", metavar="FILE", help="predictions for the same rows to measure the skill against")
+    texts = report.add_argument_group("language models", "rows that hold the log-probability of a text")
+    texts.add_argument("--language-model", action="store_true", help="loss per token, perplexity and bits per byte")
+    texts.add_argument("--log-prob", metavar="COLUMN", help="the log-probability of the whole text (implies the above)")
+    texts.add_argument("--tokens", metavar="COLUMN", help="the number of tokens of the text")
+    texts.add_argument("--bytes", metavar="COLUMN", help="the number of bytes of the text")
     report.add_argument("--json", action="store_true", help="the same numbers as JSON")
 
     compare = commands.add_parser(
@@ -130,6 +135,12 @@ def _count(text: str) -> int:
 def run_report(options: argparse.Namespace) -> int:
     from .commands import report
 
+    if options.language_model or options.log_prob:
+        from .language_model_table import language_model_report
+
+        names = ("log_prob", "tokens", "bytes", "id", "weight", "group", "by", "worst")
+        texts = language_model_report(options.file, **{name: getattr(options, name) for name in names})
+        return _show(texts, options.json)
     result = report(options.file, worst=options.worst, baseline=options.baseline, **_reading(options))
     return _show(result, options.json)
 
