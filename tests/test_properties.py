@@ -121,7 +121,9 @@ def test_the_gradient_of_a_row_sums_to_zero(library, problem):
     scale = gradient_scale(library, logits, target, **options)
     allowed = (bound * scale).sum(axis=1) * np.finfo(logits.dtype).eps
     if "temperature" in options:
-        allowed = allowed + scale.sum(axis=1) * np.abs(logits).max() * tolerances.TRANSFORM
+        allowed = allowed + scale.sum(axis=1) * np.abs(logits).max() * tolerances.TRANSFORM * library.working_eps(
+            logits.dtype
+        )
     assert (np.abs(gradient.astype(float).sum(axis=1)) <= allowed).all()
 
 
@@ -301,14 +303,12 @@ def test_sparse_targets_are_dense_targets(library, problem):
     assert_near(gradient, slope, tolerances.gradient_bound(logits), scale)
 
 
-@given(logits=logits_of(4, 1), target=hnp.arrays(np.float64, (4, 1), elements=st.floats(0, 1)))
+@given(logits=logits_of(4, 1), target=hnp.arrays(np.float64, (4, 1), elements=st.integers(0, 64).map(lambda k: k / 64)))
 def test_binary_is_the_two_class_loss(library, logits, target):
     two = np.concatenate([np.zeros_like(logits), logits], axis=1)
     value = library.call("cross_entropy", two, np.concatenate([1 - target, target], axis=1), reduction="none")
-    assume((1 - (1 - target) == target).all())
-    assert_near(
-        library.call("binary_cross_entropy", logits, target, reduction="none")[:, 0], value, tolerances.ROW_LOSS
-    )
+    binary = library.call("binary_cross_entropy", logits, target, reduction="none")
+    assert_near(binary[:, 0], value, tolerances.ROW_LOSS)
 
 
 @given(logits=logits_of(3, 4), target=hnp.arrays(np.bool_, (3, 4)))

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .accumulators import LossSums, RowSums
+from .accumulators import LossSums
 from .batches import RowLoss
 from .calibration import Calibration
 from .clusters import ClusterSums
 from .corp import Corp
 from .intervals import Spread, holm, skewed_p_value
+from .row_sums import RowSums
 
 NATS_PER_BIT = math.log(2)
 

@@ -12,7 +12,7 @@ import numpy as np
 from crossentropy import entropy, softmax
 
 from . import state_bytes
-from .accumulators import LossSums, RowSums, WorstRows
+from .accumulators import LossSums, WorstRows
 from .batches import Batch, PredictionError, RowLoss
 from .calibration import TemperatureSums
 from .clusters import ClusterSums
@@ -21,13 +21,15 @@ from .label_errors import LabelErrorSums
 from .log_loss_report import LogLossReport
 from .loss_histogram import LossHistogram
 from .row_scores import RowScores
+from .row_sums import RowSums
 from .scores import Baseline, MeanLoss, part_losses
 from .slices import SliceSums
+from .stored_precision import StoredPrecision
 
 SHOWN_INFINITE_ROWS = 10
 # What a saved state may be made of.
 _PARTS = (
-    *(LossSums, RowSums, WorstRows, RowLoss, LossHistogram),
+    *(LossSums, RowSums, StoredPrecision, WorstRows, RowLoss, LossHistogram),
     *(TemperatureSums, LabelErrorSums, ClusterSums, SliceSums, ScoreSums),
 )
 

@@ -10,9 +10,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .accumulators import RowSums
 from .calibration import Calibration
 from .corp import Corp
+from .row_sums import RowSums
 from .scores import Baseline, LogLossScores, PartLoss
 
 # As many as fit on a first screen; --json has them all.
