@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .batches import Batch
     from .forms import Forms
+    from .tables import Predictions
 
 # The packages of the `report` extra, by the names they are imported under.
 EXTRA = ("pyarrow", "rich", "matplotlib", "scipy", "sklearn")
@@ -141,8 +143,23 @@ def run_report(options: argparse.Namespace) -> int:
         names = ("log_prob", "tokens", "bytes", "id", "weight", "group", "by", "worst")
         texts = language_model_report(options.file, **{name: getattr(options, name) for name in names})
         return _show(texts, options.json)
-    result = report(options.file, worst=options.worst, baseline=options.baseline, **_reading(options))
+    result = report(
+        options.file, worst=options.worst, baseline=options.baseline, watch=_with_progress, **_reading(options)
+    )
     return _show(result, options.json)
+
+
+def _with_progress(predictions: Predictions) -> Iterator[Batch]:
+    """The batches, with a progress bar on the error stream where that is a terminal; gone when done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading", total=predictions.rows)
+        for batch in predictions:
+            yield batch
+            progress.advance(task, batch.seen)
 
 
 def run_compare(options: argparse.Namespace) -> int:

@@ -20,13 +20,12 @@ from .language_model_scores import LanguageModelReport
 
 LOG_PROB_NAME = re.compile(r"(token_?|sum_?|total_?)?log_?(p|probs?|likelihood|lik)", re.IGNORECASE)
 COUNT_NAMES = {unit: (unit, f"num_{unit}", f"n_{unit}", f"{unit[:-1]}_count") for unit in ("tokens", "bytes")}
-# role -> lowest and highest value, what a value is
-_MOST = float(np.finfo(np.float64).max)
+# role -> lowest and highest value, what a value is. Intervals need the third power of weight times count.
 RANGES = {
     "log_prob": (-math.inf, 0.0, "the logarithm of a probability: at most 0"),
-    "tokens": (1.0, _MOST, "a number of tokens: at least 1"),
-    "bytes": (1.0, _MOST, "a number of bytes: at least 1"),
-    "weight": (0.0, _MOST, "a finite number >= 0"),
+    "tokens": (1.0, 1e50, "a number of tokens: at least 1"),
+    "bytes": (1.0, 1e50, "a number of bytes: at least 1"),
+    "weight": (0.0, 1e50, "a weight: a number from 1e-50 to 1e50, or 0"),
 }
 
 
@@ -126,6 +125,8 @@ def _checked(rows: pa.RecordBatch, role: str, name: str, where: Where) -> np.nda
     values = numbers(rows, name, where).astype(np.float64)
     lowest, highest, what = RANGES[role]
     bad = ~((values >= lowest) & (values <= highest))
+    if role == "weight":
+        bad |= (values > 0) & (values < 1 / highest)
     if bad.any():
         row = int(bad.argmax())
         raise where.error(row, f"{values[row]} in column {name!r} is not {what}")
