@@ -256,6 +256,20 @@ def test_a_rule_for_labels_holds_over_all_batches(save, monkeypatch):
     assert [sum(batch.rows for batch in by_position) for _ in range(2)] == [3, 3]  # each reading starts anew
 
 
+@pytest.mark.parametrize("value", [{"a": 1}, [1, 2]])
+def test_columns_whose_values_are_no_names(save, value):
+    with pytest.raises(PredictionError, match=r"the labels are of type (struct|list).*; numbers or texts are needed"):
+        report(save(GOOD | {"label": [value] * 3}))
+    for option in ({"group": "more"}, {"by": ["more"]}):
+        with pytest.raises(PredictionError, match=r"the values of column 'more' are of type (struct|list)"):
+            report(save(GOOD | {"more": [value] * 3}), **option)
+
+
+def test_integers_that_no_float_holds(save):
+    weighted = report(save(GOOD | {"weight": pa.array([2**64 - 1, 2**63 + 1, 1], pa.uint64())}))
+    assert weighted.loss.weight == 1.5 * 2.0**64
+
+
 def test_rows_are_counted_over_all_batches(save, monkeypatch):
     monkeypatch.setattr("crossentropy.evaluation.formats.BATCH_VALUES", 4)
     with pytest.raises(PredictionError, match=r"row 2 .*id 'c'"):
