@@ -1,6 +1,8 @@
 """The command line: exit status, one line per error, never a traceback."""
 
 import io
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -8,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+import crossentropy
 from crossentropy.evaluation import cli
 
 from .conftest import as_columns, softmax_rows
@@ -79,6 +82,31 @@ def test_a_name_that_the_terminal_cannot_show(save, monkeypatch):
     text = out.buffer.getvalue().decode()
     assert r"\xe4" in text
     assert "Log loss" in text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the redirections are those of a POSIX shell")
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [
+        pytest.param(
+            "> /dev/full",
+            "the output cannot be written: No space left on device",
+            marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full"),
+        ),
+        (">&-", "there is no standard output to write to"),
+    ],
+)
+@pytest.mark.parametrize("command", ["report {} ", "--version"])
+def test_output_that_cannot_be_written(save, redirection, message, command):
+    call = f"'{sys.executable}' -m crossentropy.evaluation.cli {command.format(save(GOOD))} {redirection}"
+    ended = subprocess.run(["/bin/sh", "-c", call], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"crossentropy: error: {message}\n"
+
+
+def test_version_is_that_of_the_package(run, monkeypatch):
+    monkeypatch.setattr(crossentropy, "__version__", "9.9.9")
+    assert run("--version")[:2] == (0, "crossentropy 9.9.9\n")
 
 
 def test_demo_trains_saves_and_reports(run, tmp_path):

@@ -127,6 +127,13 @@ def _count(text: str) -> int:
     return value
 
 
+def run_version() -> int:
+    from crossentropy import __version__
+
+    print(f"crossentropy {__version__}")
+    return 0
+
+
 def run_report(options: argparse.Namespace) -> int:
     from .commands import report
 
@@ -187,14 +194,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit status: 0; 1 predictions that cannot be evaluated; 2 a wrong call; 3 B is worse."""
     top = parser()
     options = top.parse_args(arguments)
-    if options.version:
-        from importlib.metadata import version
-
-        print(f"crossentropy {version('crossentropy')}")
-        return 0
-    if options.command is None:
+    if options.command is None and not options.version:
         top.print_help()
         return 2
+    if sys.stdout is None:  # closed by the shell: >&-
+        return _fail("there is no standard output to write to")
     # a name in a file that the terminal's encoding lacks is written as an escape, not raised as an error
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -203,13 +207,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     status = 0
     try:
-        status = RUN[options.command](options)
+        status = run_version() if options.version else RUN[options.command](options)
         sys.stdout.flush()
     except PredictionError as error:
         return _fail(str(error))
-    except BrokenPipeError:
-        # the reader (head, less) has seen enough; without this, Python complains again while it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        _discard_output()
+    except OSError as error:  # of the output: what cannot be read is a PredictionError
+        _discard_output()
+        return _fail(f"the output cannot be written: {error.strerror or error}")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in EXTRA:
             raise
@@ -226,6 +232,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "(set CROSSENTROPY_TRACEBACK=1 to see where, and please report it)"
         )
     return status
+
+
+def _discard_output() -> None:
+    # without this, Python complains again while it closes stdout
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(problem: str, status: int = 1) -> int:
