@@ -246,6 +246,23 @@ def test_nan_and_missing_labels(save):
         report(save(GOOD | {"label": labels}, "p.arrow"))
 
 
+def test_a_column_without_a_number(tmp_path, save):
+    for text, message in {
+        "id,label,p_cat,p_dog\nr1,cat,nan,0.1\n": r"row 0 .*id 'r1': the value in column 'p_cat' is NaN",
+        "id,label,p_cat,p_dog\nr1,cat,,0.1\nr2,cat,,1\n": r"row 0 .*id 'r1': the value in column 'p_cat' is missing",
+        "label,p_a,p_b\na,NaN,NaN\n": r"row 0 .*the value in column 'p_a' is NaN",
+        "label;p_a;p_b\na;0,5;0,5\n": r"'p_a', 'p_b' are called like them and hold text, not numbers \(a comma for the",
+        "label,p_a,p_b\na,50%,50%\n": r"'p_a', 'p_b' are called like them and hold text",
+        "label,weight,p_a,p_b\na,,1,0\n": r"column 'weight' is meant to hold weights and holds nothing",
+    }.items():
+        (tmp_path / "p.csv").write_text(text)
+        with pytest.raises(PredictionError, match=message):
+            report(tmp_path / "p.csv")
+    for values, name in ((pa.nulls(3), "p.parquet"), (pa.nulls(3), "p.arrow")):
+        with pytest.raises(PredictionError, match=r"row 0 .*the value in column 'p_y' is missing"):
+            report(save(GOOD | {"p_y": values}, name))
+
+
 def test_a_rule_for_labels_holds_over_all_batches(save, monkeypatch):
     monkeypatch.setattr("crossentropy.evaluation.formats.BATCH_VALUES", 3)
     third = {"p_1": [0.5, 0.2, 0.1], "p_2": [0.3, 0.2, 0.1], "p_3": [0.2, 0.6, 0.8]}
