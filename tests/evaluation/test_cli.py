@@ -1,6 +1,7 @@
 """The command line: exit status, one line per error, never a traceback."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -43,6 +44,18 @@ def test_wrong_calls_have_status_2(run, save):
     assert run("report")[0] == 2
     assert run("report", save(GOOD), "--worst", "-1")[0] == 2
     assert run("report", save(GOOD), "--label-kind", "guess")[0] == 2
+
+
+def test_names_before_the_file(run, run_json, save):
+    path = save(GOOD)
+    status, out, err = run("report", "--classes", "p_x", "p_y", path)
+    assert (status, out) == (2, "")
+    assert f"{str(path)!r} was read as a column; put the file first, or after --" in err
+    assert "was read as a column" not in run("report")[2]
+    expected = run_json("report", path)
+    assert run_json("report", "--classes", "p_x", "--classes", "p_y", "--worst", "10", path) == expected
+    status, out, _ = run("report", "--json", "--classes", "p_x", "p_y", "--", path)
+    assert (status, json.loads(out)) == (0, expected)
 
 
 def test_options_reach_the_reader(run_json, save):

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from .forms import Forms
@@ -17,12 +17,32 @@ EXTRA = ("pyarrow", "rich", "matplotlib", "scipy", "sklearn")
 WORSE = 3
 READING = (
     "A label matches a class name (the prediction columns' names without their common prefix), else a position counted "
-    "from 0. Columns are found by their usual names; the options above override that."
+    "from 0. Columns are found by their usual names; the options above override that. "
+    "--classes and --by take every name that follows: put the file before them, or after --."
 )
 
 
+class Parser(argparse.ArgumentParser):
+    """Argparse, that says where the file went that a list of names took for one of them."""
+
+    last_name = ""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("the following arguments are required") and self.last_name:
+            message += f" ({self.last_name!r} was read as a column; put the file first, or after --)"
+        super().error(message)
+
+
+class Names(argparse.Action):
+    """Collect every name that follows the option, which may be repeated."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), *values])
+        parser.last_name = values[-1]
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="crossentropy",
         description="Judge saved predictions by their cross-entropy (log loss).",
         epilog="Start with: crossentropy demo",
@@ -93,11 +113,15 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
     reading = command.add_argument_group("how to read")
     reading.add_argument("--labels", metavar="FILE.npy", help="the labels of an NPY array of predictions")
     reading.add_argument("--label", metavar="COLUMN", help="the label column")
-    reading.add_argument("--classes", metavar="COLUMN", nargs="+", help="the prediction columns, or patterns: 'p_*'")
+    reading.add_argument(
+        "--classes", metavar="COLUMN", nargs="+", action=Names, help="the prediction columns, or patterns: 'p_*'"
+    )
     reading.add_argument("--id", metavar="COLUMN", help="the column that names the rows")
     reading.add_argument("--weight", metavar="COLUMN", help="the rows' weights")
     reading.add_argument("--group", metavar="COLUMN", help="rows of one value belong together: intervals by cluster")
-    reading.add_argument("--by", metavar="COLUMN", nargs="+", default=(), help="split the loss by these columns")
+    reading.add_argument(
+        "--by", metavar="COLUMN", nargs="+", action=Names, default=(), help="split the loss by these columns"
+    )
     reading.add_argument(
         "--inputs",
         choices=("auto", "probs", "log_probs", "logits"),
