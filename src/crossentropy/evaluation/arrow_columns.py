@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,22 @@ from .columns import ClassIndex, Columns
 
 @dataclass(frozen=True)
 class Where:
-    """Where a batch comes from: the source, its first row and its ids, for messages."""
+    """Where a batch comes from: the source, its first row and its ids, for messages.
+
+    `kept` are the positions of the rows that are read, where some are not.
+    """
 
     source: str
     first_row: int
     ids: Any = None
+    kept: np.ndarray | None = None
+
+    def row(self, row: int) -> int:
+        """The position in the source of a row that is read."""
+        return self.first_row + int(row if self.kept is None else self.kept[row])
 
     def error(self, row: int, problem: str) -> PredictionError:
+        row = self.row(row) - self.first_row
         name = f"row {self.first_row + row} (counted from 0)"
         name += "" if self.ids is None else f", id {self.ids[row].as_py()!r}"
         return PredictionError(f"{self.source}: {name}: {problem}")
@@ -40,16 +49,31 @@ class Where:
 def batch_of(rows: pa.RecordBatch, columns: Columns, index: ClassIndex, source: str, first_row: int) -> Batch:
     """One batch of predictions from one batch of a table."""
     where = Where(source, first_row, rows.column(columns.id) if columns.id is not None else None)
-    predictions, inputs = LAYOUTS[columns.layout](rows, columns, where)
+    weights = numbers(rows, columns.weight, where) if columns.weight is not None else None
+    read, at = rows, where
+    if weights is not None and not weights.all():  # rows of weight 0 may hold anything: they are not looked at
+        at = replace(where, kept=np.flatnonzero(weights))
+        read = rows.take(pa.array(at.kept))
+    predictions, inputs = LAYOUTS[columns.layout](read, columns, at)
+    labels = positions(read.column(columns.label), index, at)
+    if at.kept is not None:
+        predictions, labels = (_spread(values, at.kept, rows.num_rows) for values in (predictions, labels))
     return where.batch(
         predictions=predictions,
         inputs=inputs,
-        labels=positions(rows.column(columns.label), index, where),
-        weights=numbers(rows, columns.weight, where) if columns.weight is not None else None,
+        labels=labels,
+        weights=weights,
         groups=categories(rows, columns.group, where) if columns.group is not None else None,
         slices={name: categories(rows, name, where) for name in columns.by},
         columns=columns.predictions if columns.layout == "wide" else None,
     )
+
+
+def _spread(values: np.ndarray, kept: np.ndarray, rows: int) -> np.ndarray:
+    """The values of the rows that were read at their places among all rows, 0 elsewhere."""
+    spread = np.zeros((*values.shape[1:], rows), values.dtype).T  # class by class in memory, as `_wide` makes them
+    spread[kept] = values
+    return spread
 
 
 def _wide(rows: pa.RecordBatch, columns: Columns, where: Where) -> tuple[np.ndarray, str]:
@@ -137,7 +161,7 @@ def positions(labels: pa.Array, index: ClassIndex, where: Where) -> np.ndarray:
 
 def _position(label: Any, row: int, index: ClassIndex, where: Where) -> int:
     try:
-        return index.position(label, where.first_row + row)
+        return index.position(label, where.row(row))
     except PredictionError as error:
         raise where.error(row, str(error)) from None
 
