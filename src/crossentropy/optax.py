@@ -226,8 +226,8 @@ def smooth_labels(labels: Any, alpha: Any, *, axis: Any = -1, where: Any = None)
     --------
     >>> import crossentropy.optax
     >>> import jax.numpy as jnp
-    >>> print(crossentropy.optax.smooth_labels(jnp.array([1.0, 0.0]), 0.2))
-    [0.9 0.1]
+    >>> print(crossentropy.optax.smooth_labels(jnp.array([1.0, 0.0]), 0.5))
+    [0.75 0.25]
     """
     labels = jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.floating):
