@@ -1,6 +1,8 @@
 """What every test gets: the array libraries, arrays that refuse to be written to, and the hypothesis profiles."""
 
+import importlib.util
 import os
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,16 @@ class NumPy:
     name = "numpy"
     # Whether a bad value can raise: not where values are unknown (labels traced under jit).
     can_raise = True
+    # Results below this may be 0: 16-bit ones are always held to their subnormal numbers otherwise.
+    flushed = 0.0
+
+    def working_eps(self, dtype: np.dtype) -> float:
+        """The spacing at 1 of the numbers that a result of this dtype is computed in."""
+        return float(np.finfo(np.float64).eps)
+
+    def takes(self, item: pytest.Item) -> bool:
+        """Whether it runs this test of the table: one that compiles takes a sample."""
+        return True
 
     def array(self, values: Any) -> Any:
         """This library's array of a NumPy array; anything else is an option's plain value and stays as it is."""
@@ -51,8 +63,152 @@ class NumPy:
         return function(*arguments, **options)
 
 
-# One entry each: torch and JAX (eager and jit) join here and meet every test that asks for `library`.
-LIBRARIES = [NumPy()]
+@dataclass(frozen=True)
+class JAX(NumPy):
+    """JAX arrays in and out, one operation after the other; float64 numbers turn jax_enable_x64 on for the call."""
+
+    name = "jax"
+    # XLA takes numbers below the smallest normal float32 for 0, and such results.
+    flushed = float(np.finfo(np.float32).smallest_normal)
+
+    def takes(self, item: pytest.Item) -> bool:
+        """Every shape costs seconds of compilation: the tables of one shape, and every eighth pair of options."""
+        if item.originalname == "test_each_option_with_each_other":
+            return zlib.crc32(item.name.encode()) % 8 == 0
+        return item.path.stem in ("test_options", "test_defined_results")
+
+    def working_eps(self, dtype: np.dtype) -> float:
+        """The working precision is that of the result."""
+        return float(np.finfo(np.float64 if dtype == np.float64 else np.float32).eps)
+
+    def array(self, values: Any) -> Any:
+        import jax.numpy as jnp
+
+        if isinstance(values, tuple):
+            return tuple(self.array(v) for v in values)
+        return jnp.asarray(values) if isinstance(values, np.ndarray) else values
+
+    def numpy(self, result: Any) -> Any:
+        import jax
+
+        if isinstance(result, tuple):
+            return tuple(self.numpy(v) for v in result)
+        assert isinstance(result, jax.Array), f"not a JAX result: {type(result)}"
+        return np.asarray(result)
+
+    def call(self, function: str, *arguments: Any, **options: Any) -> Any:
+        import jax
+
+        with jax.enable_x64(getattr(arguments[0], "dtype", None) == np.float64):
+            return super().call(function, *arguments, **options)
+
+
+class CompiledJAX(JAX):
+    """The same in one compiled function, whose arguments are traced: nothing can raise for a value."""
+
+    name = "jax-jit"
+    can_raise = False
+
+    def takes(self, item: pytest.Item) -> bool:
+        """The bounds of exactness, in float32 and 16 bits (the only precisions where XLA's own errors count)."""
+        if item.originalname == "test_as_many_options_as_go_together":
+            return zlib.crc32(item.name.encode()) % 8 == 0
+        return item.path.stem == "test_exactness" and parameters_of(item).get("dtype") != np.float64
+
+    def apply(self, function: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        import jax
+
+        arrays = {name: value for name, value in options.items() if isinstance(value, jax.Array)}
+        rest = {name: value for name, value in options.items() if name not in arrays}
+        return jax.jit(lambda given, named: function(*given, **named, **rest))(arguments, arrays)
+
+
+@dataclass(frozen=True)
+class PyTorch(NumPy):
+    """Tensors in, tensors out. An input that was written to has a version other than 0."""
+
+    name = "torch"
+
+    def array(self, values: Any) -> Any:
+        if isinstance(values, tuple):
+            return tuple(self.array(v) for v in values)
+        if not isinstance(values, (np.ndarray, np.floating)):
+            return values
+        import torch
+
+        values = np.asarray(values)
+
+        if values.dtype.name == "bfloat16":
+            return torch.from_numpy(np.array(values).view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(np.array(values.astype(values.dtype.newbyteorder("="), copy=False)))
+
+    def numpy(self, result: Any) -> Any:
+        if isinstance(result, tuple):
+            return tuple(self.numpy(v) for v in result)
+        if result is None:
+            return None
+        import torch
+
+        assert isinstance(result, torch.Tensor), f"not a tensor: {type(result)}"
+        result = result.detach()
+        if result.dtype == torch.bfloat16:
+            import ml_dtypes
+
+            return result.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return result.numpy()
+
+    def apply(self, function: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        import torch
+
+        result = super().apply(function, arguments, options)
+        inputs = [*arguments, *(value for name, value in options.items() if name != "out")]
+        inputs = [part for value in inputs for part in (value if isinstance(value, tuple) else (value,))]
+        written = [part for part in inputs if isinstance(part, torch.Tensor) and part._version]
+        assert all(part is options.get("out") for part in written), "an input was written to"
+        return result
+
+
+@dataclass(frozen=True)
+class PyTorchAutograd(PyTorch):
+    """Gradients by backward, Hessian-vector products by double backward."""
+
+    name = "torch-autograd"
+
+    def apply(self, function: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        import torch
+
+        name, logits = function.__name__, arguments[0]
+        value_only = getattr(xe, name.removesuffix("_value_and_grad").removesuffix("_hvp"))
+        differentiable = isinstance(logits, torch.Tensor) and logits.is_floating_point() and "out" not in options
+        if function is value_only or not differentiable:
+            return super().apply(function, arguments, options)
+        logits = logits.detach().requires_grad_()
+        value = super().apply(value_only, [logits, arguments[1]], options)
+        if name.endswith("_value_and_grad"):
+            return value, torch.autograd.grad(value.sum(), logits)[0]
+        (gradient,) = torch.autograd.grad(value.sum(), logits, create_graph=True)
+        return torch.autograd.grad(gradient, logits, arguments[2])[0]
+
+
+# One entry each: they meet every test that asks for `library`.
+LIBRARIES: list[NumPy] = [NumPy()]
+if importlib.util.find_spec("torch"):
+    LIBRARIES += [PyTorch(), PyTorchAutograd()]
+if importlib.util.find_spec("jax"):
+    # jaxlib 0.10.2 takes some reductions on the CPU for another: without this its jit gives wrong sums.
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_experimental_ynn_fusion_type="
+    LIBRARIES += [JAX(), CompiledJAX()]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave to each library the tests that it takes."""
+    kept = [item for item in items if "library" not in (given := parameters_of(item)) or given["library"].takes(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def parameters_of(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
 
 
 @pytest.fixture(scope="session", params=LIBRARIES, ids=lambda library: library.name)

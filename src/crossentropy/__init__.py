@@ -46,6 +46,7 @@ __all__ = [
     "log_sigmoid",
     "log_softmax",
     "one_hot",
+    "optax",
     "perplexity",
     "row_statistics",
     "sigmoid",
@@ -53,7 +54,7 @@ __all__ = [
     "softmax_jacobian",
 ]
 
-LAZY = ("evaluation",)  # loaded on first use, so that the core imports NumPy alone
+LAZY = ("evaluation", "optax")  # loaded on first use, so that the core imports NumPy alone
 
 
 def __getattr__(name: str) -> Any:

@@ -46,7 +46,7 @@ def denominator(
             raise TypeError('normalizer must be "weight", "rows", a number or an array of numbers, got booleans')
         check_non_negative(xp, "normalizer", given)
         given = xp.astype(given, work)
-        if given.size == 1:
+        if math.prod(given.shape) == 1:
             return xp.reshape(given, ())[()]
         try:
             return xp.reshape(xp.broadcast_to(given, shape), (-1,))

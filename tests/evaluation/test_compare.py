@@ -177,3 +177,18 @@ def test_forms():
     assert table["nats"].to_pylist() == [part.difference.mean for part in found.by_class]
     assert found._repr_html_().startswith("<pre>A array")
     assert max(map(len, found.text().splitlines())) <= 80
+
+
+def test_baseline_file_in_the_report(save, run_json, run):
+    a, b, labels = two_models(50)
+    ids = [f"r{i}" for i in range(50)]
+    first = save(as_columns(a, labels, NAMES, ids), "a.parquet")
+    other = save(as_columns(b[::-1], labels[::-1], NAMES, ids[::-1]), "b.parquet")
+    found = run_json("report", first, "--baseline", other)["baselines"][2]
+    assert found["name"] == str(other)
+    assert found["nats"] == pytest.approx(losses(b, labels).mean(), rel=1e-12)
+    assert found["skill"] == pytest.approx(1 - losses(a, labels).mean() / losses(b, labels).mean(), rel=1e-10)
+    few = save(as_columns(b[:40], labels[:40], NAMES, ids[:40]), "few.parquet")
+    status, _, err = run("report", first, "--baseline", few)
+    assert status == 1
+    assert "10 rows of" in err

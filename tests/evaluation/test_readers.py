@@ -221,7 +221,8 @@ GOOD = {"id": ["a", "b", "c"], "label": ["x", "y", "x"], "p_x": [0.5, 0.25, 0.75
         ({"p_x": [float("inf"), 0.25, 0.75]}, "row 0 .*id 'a': inf in column 'p_x'"),
         ({"p_y": [0.5, None, 0.25]}, "row 1 .*id 'b': the value in column 'p_y' is missing"),
         ({"label": ["x", "y", "zebra"]}, "row 2 .*id 'c': label 'zebra' is no class: the classes are 'x', 'y'"),
-        ({"label": ["x", "1", "2"]}, "row 2 .*id 'c': label '2' is no class"),
+        ({"label": ["0", "1", "2"]}, "row 2 .*id 'c': label '2' is no class"),
+        ({"label": ["x", "x", "1"]}, "row 2 .*id 'c': label '1' can only be the pos.* 'x' in row 0 only the name"),
         ({"weight": [1.0, -2.0, 1.0]}, "row 1 .*id 'b': weight -2.0 is not a finite number"),
         ({"weight": [0.0, 0.0, 0.0]}, "all 3 rows have weight 0"),
         ({"p_x": ["a", "b", "c"]}, "'p_x' is called alike and holds text"),
@@ -243,6 +244,16 @@ def test_nan_and_missing_labels(save):
     labels = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), pa.array(["x", None]))
     with pytest.raises(PredictionError, match=r"row 1 .*the label is missing"):
         report(save(GOOD | {"label": labels}, "p.arrow"))
+
+
+def test_a_rule_for_labels_holds_over_all_batches(save, monkeypatch):
+    monkeypatch.setattr("crossentropy.evaluation.formats.BATCH_VALUES", 3)
+    third = {"p_1": [0.5, 0.2, 0.1], "p_2": [0.3, 0.2, 0.1], "p_3": [0.2, 0.6, 0.8]}
+    path = save({"label": ["0", "3", "3"]} | third)
+    with pytest.raises(PredictionError, match=r"row 1 .*'3' can only be the name .* '0' in row 0 only the position"):
+        report(path)
+    by_position = read_predictions(save({"label": ["0", "0", "0"]} | third))
+    assert [sum(batch.rows for batch in by_position) for _ in range(2)] == [3, 3]  # each reading starts anew
 
 
 def test_rows_are_counted_over_all_batches(save, monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,19 +129,18 @@ def positions(labels: pa.Array, index: ClassIndex, where: Where) -> np.ndarray:
     if labels.null_count:
         raise where.error(first(labels.is_null()), "the label is missing")
     labels = labels.dictionary_encode()
-    classes = np.array([_position(label, code, labels, index, where) for code, label in enumerate(_texts(labels))])
-    return classes.astype(np.intp)[np.from_dlpack(labels.indices)]
+    codes, texts = np.from_dlpack(labels.indices), labels.dictionary.to_pylist()
+    first_rows = np.empty(len(texts), np.intp)
+    first_rows[codes[::-1]] = np.arange(len(codes))[::-1]  # of several values for one place the last one stays
+    classes = [_position(label, int(row), index, where) for label, row in zip(texts, first_rows, strict=True)]
+    return np.array(classes, np.intp)[codes]
 
 
-def _texts(labels: pa.DictionaryArray) -> Sequence[Any]:
-    return labels.dictionary.to_pylist()
-
-
-def _position(label: Any, code: int, labels: pa.DictionaryArray, index: ClassIndex, where: Where) -> int:
+def _position(label: Any, row: int, index: ClassIndex, where: Where) -> int:
     try:
-        return index.position(label)
+        return index.position(label, where.first_row + row)
     except PredictionError as error:
-        raise where.error(pa.compute.index(labels.indices, code).as_py(), str(error)) from None
+        raise where.error(row, str(error)) from None
 
 
 def categories(values: pa.Array) -> Categories:

@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--worst", metavar="N", type=_count, default=10, help="wrong rows to show (default: %(default)s)"
     )
+    report.add_argument("--baseline", metavar="FILE", help="predictions for the same rows to measure the skill against")
     report.add_argument("--json", action="store_true", help="the same numbers as JSON")
 
     compare = commands.add_parser(
@@ -129,7 +130,7 @@ def _count(text: str) -> int:
 def run_report(options: argparse.Namespace) -> int:
     from .commands import report
 
-    result = report(options.file, worst=options.worst, **_reading(options))
+    result = report(options.file, worst=options.worst, baseline=options.baseline, **_reading(options))
     return _show(result, options.json)
 
 

@@ -92,16 +92,24 @@ def find_columns(
     PredictionError : a column is missing, or more than one could be meant
     """
     label = _column(kinds, label, "label") or _only_label(kinds)
-    weight = _column(kinds, weight, "weight") or _usual(kinds, WEIGHT_NAMES, {label})
-    id = _column(kinds, id, "id") or _usual(kinds, ID_NAMES + PANDAS_INDEX, {label})
     group = _column(kinds, group, "group")
     by = tuple(dict.fromkeys(name for name in by or () if _column(kinds, name, "by")))
+    id = _column(kinds, id, "id")
+    weight = _column(kinds, weight, "weight") or _usual(kinds, WEIGHT_NAMES, {label, id, group, *by})
+    if weight is not None and kinds[weight] not in (*NUMERIC, "boolean"):
+        raise PredictionError(f"column {weight!r} is meant to hold weights and holds {kinds[weight]}")
+    id = id or _usual(kinds, ID_NAMES + PANDAS_INDEX, {label, weight})
+    roles = {"label": (label,), "id": (id,), "cluster": (group,), "column to split by": by}
+    for role, names in roles.items():
+        if weight is not None and weight in names:
+            raise PredictionError(f"column {weight!r} cannot be the weight and the {role}")
     taken = {label, id, weight, group, *by}
     free = {name: kind for name, kind in kinds.items() if name not in taken}
     if classes is not None:
         found = _matching(kinds, classes)
-        if label in found:
-            raise PredictionError(f"column {label!r} is the label and cannot hold predictions as well")
+        for role, names in (roles | {"weight": (weight,)}).items():
+            if both := next((name for name in names if name in found), None):
+                raise PredictionError(f"column {both!r} is the {role} and cannot hold predictions as well")
         if inputs == "auto":
             inputs = next((kind for kind, word in PREFIXES.items() if all(map(word.match, found))), "probs")
     else:
@@ -176,10 +184,11 @@ def _common_prefix(names: Sequence[str]) -> str:
 
 
 class ClassIndex:
-    """From a label as it stands in a file to the position of its class.
+    """From the labels of one source, as they stand there, to the positions of their classes.
 
     A label is a class name (the shared prefix of the columns stripped, or the whole column name), else a position
-    counted from 0. Where both are possible and differ, the reader has to be told.
+    counted from 0. Where both are possible and differ, the reader has to be told; and all labels of one source are read
+    by the same rule, so the index remembers which labels have only one reading.
     """
 
     def __init__(self, classes: Sequence[str], columns: Sequence[str] = (), kind: str = "auto") -> None:
@@ -188,27 +197,44 @@ class ClassIndex:
         self.classes = tuple(classes)
         self.kind = kind
         self._names = {name: i for i, name in enumerate(columns)} | {name: i for i, name in enumerate(classes)}
+        self._only: dict[str, tuple[Any, int]] = {}
 
-    def position(self, label: Any) -> int:
-        """The class of one label (str, int, bool or a float that is a whole number).
+    def position(self, label: Any, row: int = 0) -> int:
+        """The class of one label (str, int, bool or a float that is a whole number), which stands in `row`.
 
         Raises
         ------
-        PredictionError : no class, or two that differ; the caller adds the row
+        PredictionError : no class, or two that differ, or a rule that another label contradicts; the caller adds the
+            row
         """
-        text, number = _read_label(label)
-        by_name = self._names.get(text) if self.kind != "position" else None
+        texts, number = _read_label(label)
+        by_name = next((self._names[text] for text in texts if text in self._names), None)
         by_position = number if number is not None and 0 <= number < len(self.classes) else None
-        if self.kind == "name":
+        if self.kind == "position":
+            by_name = None
+        elif self.kind == "name" or isinstance(label, bool):  # which of two classes True is, their order does not say
             by_position = None
         if by_name is None and by_position is None:
-            raise PredictionError(f"label {label!r} is no class: {self._hint(text)}")
-        if by_name is not None and by_position is not None and by_name != by_position:
+            raise PredictionError(f"label {label!r} is no class: {self._hint(texts[0])}")
+        if by_name is None or by_position is None:
+            self._check_rule("position" if by_name is None else "name", label, row)
+        elif by_name != by_position:
             raise PredictionError(
                 f"label {label!r} is the name of class {by_name} and also the position of class "
                 f"{self.classes[by_position]!r}; say which with label_kind (--label-kind name or position)"
             )
         return by_name if by_name is not None else by_position  # type: ignore[return-value]
+
+    def _check_rule(self, rule: str, label: Any, row: int) -> None:
+        self._only.setdefault(rule, (label, row))
+        contradiction = self._only.get("name" if rule == "position" else "position")
+        if contradiction:
+            readings = {"name": "the name of a class", "position": "the position of a class"}
+            other, other_row = contradiction
+            raise PredictionError(
+                f"label {label!r} can only be {readings.pop(rule)} and label {other!r} in row {other_row} only "
+                f"{readings.popitem()[1]}; say which is meant with label_kind (--label-kind name or position)"
+            )
 
     def _hint(self, text: str) -> str:
         close = difflib.get_close_matches(text, self.classes, n=1)
@@ -221,19 +247,19 @@ class ClassIndex:
         return kinds[self.kind] + meant
 
 
-def _read_label(label: Any) -> tuple[str, int | None]:
-    """The text to look up among the names, and the number to take as a position."""
+def _read_label(label: Any) -> tuple[tuple[str, ...], int | None]:
+    """The texts to look up among the names, and the number to take as a position."""
     if isinstance(label, bytes):
         label = label.decode("utf-8", "replace")
     if isinstance(label, bool):
-        return str(label), int(label)
+        return (str(label), str(label).lower(), str(int(label))), int(label)
     if isinstance(label, float):
-        return (str(int(label)), int(label)) if label.is_integer() else (str(label), None)
+        return ((str(int(label)),), int(label)) if label.is_integer() else ((str(label),), None)
     if isinstance(label, int):
-        return str(label), label
+        return (str(label),), label
     # the length limit keeps int() from ever seeing a text that is costly to convert
     whole = re.fullmatch(r"(0|[1-9][0-9]{0,9})(\.0+)?", label, re.ASCII) if isinstance(label, str) else None
-    return str(label), int(whole[1]) if whole else None
+    return (str(label),), int(whole[1]) if whole else None
 
 
 def _column(kinds: Mapping[str, str], name: str | None, role: str) -> str | None:
@@ -256,7 +282,7 @@ def _only_label(kinds: Mapping[str, str]) -> str:
     return found[0]
 
 
-def _usual(kinds: Mapping[str, str], names: Sequence[str], taken: set[str]) -> str | None:
+def _usual(kinds: Mapping[str, str], names: Sequence[str], taken: set[str | None]) -> str | None:
     lower = {name.lower(): name for name in reversed(list(kinds)) if name not in taken}
     return next((lower[name] for name in names if name in lower), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -10,17 +11,19 @@ from .batches import PredictionError
 from .comparison import Comparison, compare_predictions
 from .log_loss_report import LogLossReport
 from .row_table import row_batches, worst_rows
+from .scores import Baseline
 from .state import Evaluation
 from .tables import read_predictions
 
 
-def report(source: Any, *, worst: int = 10, **how_to_read: Any) -> LogLossReport:
+def report(source: Any, *, worst: int = 10, baseline: Any = None, **how_to_read: Any) -> LogLossReport:
     """Evaluate saved predictions: `crossentropy report` as a function.
 
     Parameters
     ----------
     source : path of a Parquet, CSV, Arrow or NPY file, table in memory or array: see `read_predictions`
     worst : how many of the most confidently wrong rows to show
+    baseline : predictions for the same rows to measure the skill against, beside the uniform and the prior ones
     how_to_read : `labels`, `label`, `classes`, `id`, `weight`, `group`, `by`, `label_kind`: see `read_predictions`
 
     Returns
@@ -46,9 +49,20 @@ def report(source: Any, *, worst: int = 10, **how_to_read: Any) -> LogLossReport
     for batch in predictions:
         state = state.update(batch)
     try:
-        return state.result(predictions.source, predictions.reading)
+        result = state.result(predictions.source, predictions.reading)
     except PredictionError as error:
         raise PredictionError(f"{predictions.source}: {error}") from None
+    if baseline is None:
+        return result
+    against = compare_predictions(predictions, read_predictions(baseline, **_for_b(how_to_read)))
+    if against.unmatched_a:
+        raise PredictionError(f"{against.source_b}: {against.unmatched_a:,} rows of {predictions.source} are not in it")
+    return replace(result, baselines=(*result.baselines, Baseline.of(against.source_b, against.loss_b, result.loss)))
+
+
+def _for_b(how_to_read: dict[str, Any]) -> dict[str, Any]:
+    """How to read the second source: as the first, whose weights, clusters and slices count for both."""
+    return {name: value for name, value in how_to_read.items() if name not in ("weight", "group", "by")}
 
 
 def compare(
@@ -83,8 +97,7 @@ def compare(
     >>> round(result.difference.mean, 6), result.difference.win_rate
     (-0.293893, 0.75)
     """
-    only_a = {"weight": None, "group": None, "by": ()}
-    options = {**{k: v for k, v in how_to_read.items() if k not in only_a}, **(options_b or {})}
+    options = {**_for_b(how_to_read), **(options_b or {})}
     return compare_predictions(read_predictions(a, **how_to_read), read_predictions(b, **options), moved)
 
 

@@ -90,6 +90,11 @@ class Baseline:
     loss: float
     skill: float | None
 
+    @classmethod
+    def of(cls, name: str, baseline: float, loss: MeanLoss) -> Baseline:
+        """The skill is None where the baseline is perfect: there is no scale to measure a skill on."""
+        return cls(name, baseline, 1 - loss.mean / baseline if 0 < baseline < math.inf else None)
+
 
 @dataclass(frozen=True)
 class PartLoss:

@@ -24,11 +24,12 @@ from .row_scores import RowScores
 from .row_sums import RowSums
 from .scores import Baseline, MeanLoss, part_losses
 from .slices import SliceSums
+from .stored_precision import StoredPrecision
 
 SHOWN_INFINITE_ROWS = 10
 # What a saved state may be made of.
 _PARTS = (
-    *(LossSums, RowSums, WorstRows, RowLoss, LossHistogram),
+    *(LossSums, RowSums, StoredPrecision, WorstRows, RowLoss, LossHistogram),
     *(TemperatureSums, LabelErrorSums, ClusterSums, SliceSums, ScoreSums),
 )
 
@@ -208,8 +209,8 @@ class Evaluation:
             loss=loss,
             worst_share=None if loss.infinite else self.histogram.share_of_worst(),
             baselines=(
-                _baseline("uniform", math.log(len(self.classes)), loss),
-                _baseline("class prior", abs(float(entropy(prior / prior.sum()))), loss),
+                Baseline.of("uniform", math.log(len(self.classes)), loss),
+                Baseline.of("class prior", abs(float(entropy(prior / prior.sum()))), loss),
             ),
             calibration=self.temperatures.result(),
             corp=self.binary.result() if self.binary else None,
@@ -223,8 +224,3 @@ class Evaluation:
             suspected_label_errors=self.label_errors.suspected(),
             row_sums=self.row_sums if self.row_sums.rows else None,
         )
-
-
-def _baseline(name: str, baseline: float, loss: MeanLoss) -> Baseline:
-    # one class, or one class that occurs: the baseline is perfect and there is no scale to measure a skill on
-    return Baseline(name, baseline, 1 - loss.mean / baseline if baseline > 0 else None)

@@ -100,13 +100,17 @@ def read_predictions(
         raise PredictionError(f"{table.source}: {error}") from None
     if columns.layout == "list":
         columns = _with_list_classes(table, columns)
-    index = ClassIndex(columns.classes, columns.predictions if columns.layout == "wide" else (), label_kind)
+
+    def class_index() -> ClassIndex:
+        return ClassIndex(columns.classes, columns.predictions if columns.layout == "wide" else (), label_kind)
+
+    class_index()  # a wrong label_kind is an error now and not with the first batch
     return Predictions(
         source=table.source,
         classes=columns.classes,
         reading=columns.describe(),
         rows=table.rows,
-        batches=lambda: _table_batches(table, columns, index),
+        batches=lambda: _table_batches(table, columns, class_index()),
     )
 
 
@@ -156,9 +160,10 @@ def _from_arrays(name: str, predictions: np.ndarray, labels: Any, inputs: str, l
     if len(values) != rows:
         raise PredictionError(f"{label_name}: {len(values):,} labels for the {rows:,} rows of {name}")
     names = tuple(str(i) for i in range(classes))
-    index = ClassIndex(names, kind=label_kind)
+    ClassIndex(names, kind=label_kind)  # a wrong label_kind is an error now and not with the first batch
 
     def batches() -> Iterator[Batch]:
+        index = ClassIndex(names, kind=label_kind)
         for start in range(0, rows, size := batch_rows(classes)):
             block = predictions[start : start + size]
             yield Where(name, start).batch(

@@ -140,8 +140,8 @@ def _corp(corp: Corp) -> Text:
 
 
 def _skill(baseline: Baseline) -> Text:
-    known = {"uniform": "every class alike", "class prior": "the label frequencies"}[baseline.name]
-    than = f"{known} ({baseline.name}, {number(baseline.loss)} nats)"
+    known = {"uniform": "every class alike (uniform, ", "class prior": "the label frequencies (class prior, "}
+    than = known.get(baseline.name, f"{printable(baseline.name)} (") + f"{number(baseline.loss)} nats)"
     if baseline.skill is None:
         return Text(f"none to measure against {than}")
     if baseline.skill < 0:

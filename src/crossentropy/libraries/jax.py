@@ -94,7 +94,7 @@ def as_floating(name: str, value: Any) -> jax.Array:
 
 def as_target(target: Any) -> Any:
     if is_sparse(target):
-        return tuple(as_array(f"target[{i}]", part) for i, part in enumerate(target))
+        return as_array("target indices", target[0]), as_array("target values", target[1])
     return as_array("target", target)
 
 
@@ -257,31 +257,31 @@ class Rows:
     options: LossOptions
 
     @classmethod
-    def of(cls, logits: Any, target: Any, options: LossOptions) -> Rows:
-        layout = Layout.of(logits.shape, options.axis)
-        options, target = as_options(options), as_target(target)
-        if is_sparse(target):
-            target = (target[0], undefined_where(outside, target[1]))
-        elif tuple(target.shape) == layout.shape:
-            target = undefined_where(outside, target)
-        work = result_dtype(logits)
-        coefficients, row_weight = row_coefficients(xp, target, layout, options, work)
+    def of(cls, logits: Any, target: Any, options: LossOptions, *, summary: bool = False) -> Rows:
+        layout, options = Layout.of(logits.shape, options.axis), as_options(options)
+        if target is not None or not summary:
+            target = as_target(target)
+            if is_sparse(target):
+                target = (target[0], undefined_where(outside, target[1]))
+            elif tuple(target.shape) == layout.shape:
+                target = undefined_where(outside, target)
+        coefficients, row_weight = row_coefficients(xp, target, layout, options, result_dtype(logits))
         rows = layout.to_rows(xp, logits)
         check_dense_target(xp, coefficients, layout)
-        check_probabilities(xp, rows, coefficients, layout)
+        check_probabilities(xp, rows, coefficients, layout, every=summary)
         return cls(no_probability(rows, options.inputs), layout, coefficients, row_weight, options)
 
     def denominator(self) -> Any:
         c, mass, work = self.coefficients, self.coefficients.target_mass, result_dtype(self.logits)
         if c.dense is not None and self.options.reduction == "mean":
             mass = xp.sum(generic.dense_target(xp, c, work)[1], axis=-1)
-        return reduction.denominator(xp, self.options, self.layout.row_shape, self.row_weight, c.valid, mass, work)
+        total = reduction.denominator(xp, self.options, self.layout.row_shape, self.row_weight, c.valid, mass, work)
+        return finite(total)
 
     def value(self) -> Any:
         losses = row_losses(self.logits, self.coefficients)
-        value = reduction.reduce_rows(
-            xp, losses, self.options, self.row_weight, self.coefficients.valid, self.denominator()
-        )
+        valid = self.coefficients.valid
+        value = reduction.reduce_rows(xp, losses, self.options, self.row_weight, valid, self.denominator())
         shape = self.layout.row_shape if self.options.reduction == "none" else ()
         return jnp.reshape(value, shape).astype(result_dtype(self.logits))
 
@@ -298,6 +298,15 @@ def no_probability(logits: Any, inputs: str) -> Any:
     if inputs == "logits":
         return logits
     return undefined_where(lambda xp, x: (x > 0) if inputs == "log_probs" else (x < 0) | (x > 1), logits)
+
+
+def finite(total: Any) -> Any:
+    """A denominator that overflowed: an error, or NaN where it cannot be read."""
+    if isinstance(total, jax.Array) and total.ndim == 0:
+        if values_known(total):
+            reduction.finite(float(total))
+        return jnp.where(jnp.isinf(total), jnp.nan, total)
+    return total
 
 
 def refuse_output(out: Any) -> None:
@@ -326,8 +335,8 @@ def cross_entropy_hvp(logits: Any, target: Any, vector: Any, options: LossOption
 def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, Any, Any, Any]:
     """lse, log-probability of the target (None without one), entropy, prediction; each of the shape of the rows."""
     logits = as_floating("logits", logits)
-    layout, work = Layout.of(logits.shape, options.axis), result_dtype(logits)
-    rows = Rows.of(logits, jnp.zeros(layout.row_shape, int) if target is None else target, options)
+    work = result_dtype(logits)
+    rows = Rows.of(logits, target, options, summary=True)
     # Ignoring concerns the target alone: lse, entropy and prediction are of every row.
     everywhere = dataclasses.replace(rows.coefficients, valid=None)
     statistics = generic.row_statistics(xp, rows.logits, everywhere, work, summary=True)
@@ -338,10 +347,11 @@ def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, An
     prediction = jnp.where(is_defined & ~jnp.isnan(entropy), statistics.prediction.astype(xp.int64), -1)
 
     def shaped(value: Any) -> Any:
-        return jnp.reshape(value / reduction.NATS_PER_UNIT[options.unit], layout.row_shape).astype(work)
+        return jnp.reshape(value / reduction.NATS_PER_UNIT[options.unit], rows.layout.row_shape).astype(work)
 
+    # 0 - loss: a loss of 0 is the log-probability 0, not -0.
     target_log_prob = None if target is None else shaped(0.0 - row_losses(rows.logits, rows.coefficients))
-    return shaped(lse), target_log_prob, shaped(entropy), jnp.reshape(prediction, layout.row_shape)
+    return shaped(lse), target_log_prob, shaped(entropy), jnp.reshape(prediction, rows.layout.row_shape)
 
 
 def binary_cross_entropy(logits: Any, target: Any, options: BinaryOptions) -> Any:
@@ -368,10 +378,10 @@ def binary(logits: Any, target: Any, options: BinaryOptions) -> tuple[Any, Calla
     check_binary_probabilities(xp, logits, c)
     logits = no_probability(logits, options.inputs)
     flat_weight = None if row_weight is None else jnp.reshape(row_weight, (-1,))
-    denominator = reduction.denominator(xp, options, shape, row_weight, c.valid, 1.0, work)
+    denominator = finite(reduction.denominator(xp, options, shape, row_weight, c.valid, 1.0, work))
     losses = jnp.reshape(element_losses(logits, c), (-1,))
-    flat_valid = None if c.valid is None else jnp.reshape(c.valid, (-1,))
-    value = reduction.reduce_rows(xp, losses, options, flat_weight, flat_valid, denominator)
+    valid = None if c.valid is None else jnp.reshape(c.valid, (-1,))
+    value = reduction.reduce_rows(xp, losses, options, flat_weight, valid, denominator)
 
     def gradient() -> Any:
         factor = jnp.asarray(reduction.upstream(xp, options, flat_weight, denominator), work)
