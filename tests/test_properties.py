@@ -121,7 +121,9 @@ def test_the_gradient_of_a_row_sums_to_zero(library, problem):
     scale = gradient_scale(library, logits, target, **options)
     allowed = (bound * scale).sum(axis=1) * np.finfo(logits.dtype).eps
     if "temperature" in options:
-        allowed = allowed + scale.sum(axis=1) * np.abs(logits).max() * tolerances.TRANSFORM * library.working_eps(logits.dtype)
+        allowed = allowed + scale.sum(axis=1) * np.abs(logits).max() * tolerances.TRANSFORM * library.working_eps(
+            logits.dtype
+        )
     assert (np.abs(gradient.astype(float).sum(axis=1)) <= allowed).all()
 
 

@@ -210,7 +210,9 @@ def kl_divergence(t: Any, p: Any, *, axis: int = -1, unit: str = "nats") -> Any:
     """
     one_of(*NATS_PER_UNIT)("unit", unit)
 
-    divergence = library_of(t, p).map_rows(generic.divergence, integer("axis", axis), False, probabilities=True, t=t, p=p)
+    divergence = library_of(t, p).map_rows(
+        generic.divergence, integer("axis", axis), False, probabilities=True, t=t, p=p
+    )
     return divergence if unit == "nats" else divergence / NATS_PER_UNIT[unit]
 
 
