@@ -7,6 +7,7 @@ Same inputs and results as ``generic``, which serves what the core cannot take. 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 import os
 from typing import Any
@@ -17,9 +18,8 @@ from crossentropy.arrays import Layout, dtype_name
 from crossentropy.binary_loss import BinaryCoefficients
 from crossentropy.row_loss import RowCoefficients, RowStatistics
 
-_native: Any
 try:
-    from crossentropy.kernels import _native
+    _native: Any = importlib.import_module("crossentropy.kernels._native")
 except ModuleNotFoundError:  # a build without the core; a broken one says so
     _native = None
 

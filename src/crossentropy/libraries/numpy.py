@@ -158,7 +158,7 @@ class Rows:
         return losses
 
     def losses_and_gradient(self, upstream: Any, gradient: Output) -> np.ndarray:
-        """The losses; the gradient of their sum, each times ``upstream`` (a number or (rows,)), goes to ``gradient``."""
+        """The losses; the gradient of their sum, each times ``upstream`` (number or (rows,)), goes to ``gradient``."""
         losses = np.empty(self.layout.count)
         if self.core:
             self.core.losses(losses, upstream, gradient.buffer)
