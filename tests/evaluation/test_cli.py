@@ -71,6 +71,15 @@ def test_options_reach_the_reader(run_json, save):
     assert numbers["reading"][1] == "not used: 'y'"
 
 
+def test_progress_is_shown_on_a_terminal_alone(save, capfd, monkeypatch):
+    path = str(save(GOOD))
+    assert cli.main(["report", path]) == 0
+    assert capfd.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any stream for a terminal
+    assert cli.main(["report", path]) == 0
+    assert "reading" in capfd.readouterr().err
+
+
 def test_worst_rows_can_be_more_or_none(run_json, save):
     probabilities, labels = softmax_rows(200, 3)
     path = save(as_columns(probabilities, labels))

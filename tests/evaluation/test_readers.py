@@ -223,7 +223,7 @@ GOOD = {"id": ["a", "b", "c"], "label": ["x", "y", "x"], "p_x": [0.5, 0.25, 0.75
         ({"label": ["x", "y", "zebra"]}, "row 2 .*id 'c': label 'zebra' is no class: the classes are 'x', 'y'"),
         ({"label": ["0", "1", "2"]}, "row 2 .*id 'c': label '2' is no class"),
         ({"label": ["x", "x", "1"]}, "row 2 .*id 'c': label '1' can only be the pos.* 'x' in row 0 only the name"),
-        ({"weight": [1.0, -2.0, 1.0]}, "row 1 .*id 'b': weight -2.0 is not a finite number"),
+        ({"weight": [1.0, -2.0, 1.0]}, "row 1 .*id 'b': weight -2.0 is not 0 or a number"),
         ({"weight": [0.0, 0.0, 0.0]}, "all 3 rows have weight 0"),
         ({"p_x": ["a", "b", "c"]}, "'p_x' is called alike and holds text"),
     ],
@@ -233,6 +233,12 @@ def test_bad_rows_are_named(save, format, change, message):
         report(save(GOOD | change, format))
     assert format in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_whose_powers_no_float_holds_are_refused(save):
+    for weight in (1e-300, 1e300):
+        with pytest.raises(PredictionError, match=r"row 1 .*is not 0 or a number from 1e-100 to 1e\+100"):
+            report(save(GOOD | {"weight": [1.0, weight, 1.0]}))
 
 
 def test_nan_and_missing_labels(save):
@@ -403,6 +409,25 @@ def test_npy_that_does_not_fit(tmp_path):
 def test_labels_option_is_for_arrays(save):
     with pytest.raises(PredictionError, match=r"one of its columns"):
         report(save(GOOD), labels="y.npy")
+
+
+@pytest.mark.parametrize("format", ["p.parquet", "p.csv", "p.arrow"])
+@pytest.mark.parametrize(
+    ("columns", "loss"),
+    [
+        ({"label": ["x"], "p_x": [0.25], "p_y": [0.75]}, -np.log(0.25)),  # one row
+        ({"label": ["x"], "p_x": [1.0], "p_y": [-0.0]}, 0.0),
+        ({"label": ["y"], "p_x": [1.0], "p_y": [5e-324]}, 1074 * np.log(2)),  # the smallest denormal number
+        ({"label": ["日本", "ä b"], "p_日本": [0.5, 0.5], "p_ä b": [0.5, 0.5]}, np.log(2)),
+        ({"id": ["same", "same"], "label": ["x", "y"], "p_x": [0.5, 0.5], "p_y": [0.5, 0.5]}, np.log(2)),
+        ({"label": ["x"] * 3, "p_x": [0.5] * 3, "p_y": [0.5] * 3, "weight": [1e-100, 1e100, 0.0]}, np.log(2)),
+    ],
+)
+def test_odd_tables_have_a_right_answer(save, format, columns, loss):
+    found = report(save(columns, format))
+    assert found.loss.mean == pytest.approx(loss, rel=1e-14)
+    assert found.text()
+    assert found.to_json()
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from .batches import Batch
     from .forms import Forms
+    from .tables import Predictions
 
 # The packages of the `report` extra, by the names they are imported under.
 EXTRA = ("pyarrow", "rich", "matplotlib", "scipy", "sklearn")
@@ -71,6 +73,11 @@ def parser() -> argparse.ArgumentParser:
         "--worst", metavar="N", type=_count, default=10, help="wrong rows to show (default: %(default)s)"
     )
     report.add_argument("--baseline", metavar="FILE", help="predictions for the same rows to measure the skill against")
+    texts = report.add_argument_group("language models", "rows that hold the log-probability of a text")
+    texts.add_argument("--language-model", action="store_true", help="loss per token, perplexity and bits per byte")
+    texts.add_argument("--log-prob", metavar="COLUMN", help="the log-probability of the whole text (implies the above)")
+    texts.add_argument("--tokens", metavar="COLUMN", help="the number of tokens of the text")
+    texts.add_argument("--bytes", metavar="COLUMN", help="the number of bytes of the text")
     report.add_argument("--json", action="store_true", help="the same numbers as JSON")
 
     compare = commands.add_parser(
@@ -161,8 +168,29 @@ def run_version() -> int:
 def run_report(options: argparse.Namespace) -> int:
     from .commands import report
 
-    result = report(options.file, worst=options.worst, baseline=options.baseline, **_reading(options))
+    if options.language_model or options.log_prob:
+        from .language_model_table import language_model_report
+
+        names = ("log_prob", "tokens", "bytes", "id", "weight", "group", "by", "worst")
+        texts = language_model_report(options.file, **{name: getattr(options, name) for name in names})
+        return _show(texts, options.json)
+    result = report(
+        options.file, worst=options.worst, baseline=options.baseline, watch=_with_progress, **_reading(options)
+    )
     return _show(result, options.json)
+
+
+def _with_progress(predictions: Predictions) -> Iterator[Batch]:
+    """The batches, with a progress bar on the error stream where that is a terminal; gone when done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading", total=predictions.rows)
+        for batch in predictions:
+            yield batch
+            progress.advance(task, batch.seen)
 
 
 def run_compare(options: argparse.Namespace) -> int:
