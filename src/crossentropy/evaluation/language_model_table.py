@@ -115,8 +115,8 @@ def _batches(table: Table, found: Mapping[str, str | None], by: Sequence[str]) -
             {unit: values[unit] for unit in COUNT_NAMES if unit in values},
             ids=where.ids,
             weights=values.get("weight"),
-            groups=categories(rows.column(found["group"])) if found["group"] is not None else None,
-            slices={name: categories(rows.column(name)) for name in by},
+            groups=categories(rows, found["group"], where) if found["group"] is not None else None,
+            slices={name: categories(rows, name, where) for name in by},
         )
         first_row += rows.num_rows
 
