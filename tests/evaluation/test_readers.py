@@ -223,7 +223,7 @@ GOOD = {"id": ["a", "b", "c"], "label": ["x", "y", "x"], "p_x": [0.5, 0.25, 0.75
         ({"label": ["x", "y", "zebra"]}, "row 2 .*id 'c': label 'zebra' is no class: the classes are 'x', 'y'"),
         ({"label": ["0", "1", "2"]}, "row 2 .*id 'c': label '2' is no class"),
         ({"label": ["x", "x", "1"]}, "row 2 .*id 'c': label '1' can only be the pos.* 'x' in row 0 only the name"),
-        ({"weight": [1.0, -2.0, 1.0]}, "row 1 .*id 'b': weight -2.0 is not a finite number"),
+        ({"weight": [1.0, -2.0, 1.0]}, "row 1 .*id 'b': weight -2.0 is not 0 or a number"),
         ({"weight": [0.0, 0.0, 0.0]}, "all 3 rows have weight 0"),
         ({"p_x": ["a", "b", "c"]}, "'p_x' is called alike and holds text"),
     ],
@@ -233,6 +233,12 @@ def test_bad_rows_are_named(save, format, change, message):
         report(save(GOOD | change, format))
     assert format in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_whose_powers_no_float_holds_are_refused(save):
+    for weight in (1e-300, 1e300):
+        with pytest.raises(PredictionError, match=r"row 1 .*is not 0 or a number from 1e-100 to 1e\+100"):
+            report(save(GOOD | {"weight": [1.0, weight, 1.0]}))
 
 
 def test_nan_and_missing_labels(save):
@@ -246,6 +252,55 @@ def test_nan_and_missing_labels(save):
         report(save(GOOD | {"label": labels}, "p.arrow"))
 
 
+def test_a_column_without_a_number(tmp_path, save):
+    for text, message in {
+        "id,label,p_cat,p_dog\nr1,cat,nan,0.1\n": r"row 0 .*id 'r1': the value in column 'p_cat' is NaN",
+        "id,label,p_cat,p_dog\nr1,cat,,0.1\nr2,cat,,1\n": r"row 0 .*id 'r1': the value in column 'p_cat' is missing",
+        "label,p_a,p_b\na,NaN,NaN\n": r"row 0 .*the value in column 'p_a' is NaN",
+        "label;p_a;p_b\na;0,5;0,5\n": r"'p_a', 'p_b' are called like them and hold text, not numbers \(a comma for the",
+        "label,p_a,p_b\na,50%,50%\n": r"'p_a', 'p_b' are called like them and hold text",
+        "label,weight,p_a,p_b\na,,1,0\n": r"column 'weight' is meant to hold weights and holds nothing",
+    }.items():
+        (tmp_path / "p.csv").write_text(text)
+        with pytest.raises(PredictionError, match=message):
+            report(tmp_path / "p.csv")
+    for values, name in ((pa.nulls(3), "p.parquet"), (pa.nulls(3), "p.arrow")):
+        with pytest.raises(PredictionError, match=r"row 0 .*the value in column 'p_y' is missing"):
+            report(save(GOOD | {"p_y": values}, name))
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.arrow"])
+def test_nothing_of_a_row_of_weight_0_is_looked_at(save, name):
+    good = {"label": ["x", "y"], "weight": [1.0, 3.0], "p_x": [0.5, 0.25], "p_y": [0.5, 0.75]}
+    expected = report(save(good, name)).loss
+    for change in (
+        {"label": "cow"},
+        {"label": None},
+        {"label": "1"},
+        {"p_x": None},
+        {"p_y": 7.0},
+        {"p_x": float("nan")},
+    ):
+        row = {"label": "x", "weight": 0.0, "p_x": 0.5, "p_y": 0.5} | change
+        columns = {key: [values[0], row[key], values[1]] for key, values in good.items()}
+        found = report(save(columns, name))
+        assert (found.loss, found.ignored) == (expected, 1)
+        worst = report(save(columns | {"label": ["x", row["label"], "x"]}, name)).worst
+        assert [shown.row for shown in worst] == [2]
+        with pytest.raises(PredictionError, match=r"row 2 .*2.0 in column 'p_x'"):
+            report(save(columns | {"p_x": [0.5, row["p_x"], 2.0]}, name))
+        with pytest.raises(PredictionError, match=r"row 2 .*id 'c': label 'cow' is no class"):
+            report(save({"id": ["a", "b", "c"]} | columns | {"label": ["x", row["label"], "cow"]}, name))
+
+
+def test_lists_and_single_columns_of_weight_0():
+    lists = pa.array([[0.5, 0.5], None, [0.2, 0.8]], pa.list_(pa.float64()))
+    table = pa.table({"label": [0, 5, 1], "weight": [1.0, 0.0, 1.0], "probs": lists})
+    assert report(table).loss.mean == pytest.approx(-(np.log(0.5) + np.log(0.8)) / 2, rel=1e-14)
+    table = pa.table({"label": [0, 5, 1], "weight": [1.0, 0.0, 1.0], "p": [0.5, 9.0, 0.8]})
+    assert report(table).loss.mean == pytest.approx(-(np.log(0.5) + np.log(0.8)) / 2, rel=1e-14)
+
+
 def test_a_rule_for_labels_holds_over_all_batches(save, monkeypatch):
     monkeypatch.setattr("crossentropy.evaluation.formats.BATCH_VALUES", 3)
     third = {"p_1": [0.5, 0.2, 0.1], "p_2": [0.3, 0.2, 0.1], "p_3": [0.2, 0.6, 0.8]}
@@ -254,6 +309,20 @@ def test_a_rule_for_labels_holds_over_all_batches(save, monkeypatch):
         report(path)
     by_position = read_predictions(save({"label": ["0", "0", "0"]} | third))
     assert [sum(batch.rows for batch in by_position) for _ in range(2)] == [3, 3]  # each reading starts anew
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [1, 2]])
+def test_columns_whose_values_are_no_names(save, value):
+    with pytest.raises(PredictionError, match=r"the labels are of type (struct|list).*; numbers or texts are needed"):
+        report(save(GOOD | {"label": [value] * 3}))
+    for option in ({"group": "more"}, {"by": ["more"]}):
+        with pytest.raises(PredictionError, match=r"the values of column 'more' are of type (struct|list)"):
+            report(save(GOOD | {"more": [value] * 3}), **option)
+
+
+def test_integers_that_no_float_holds(save):
+    weighted = report(save(GOOD | {"weight": pa.array([2**64 - 1, 2**63 + 1, 1], pa.uint64())}))
+    assert weighted.loss.weight == 1.5 * 2.0**64
 
 
 def test_rows_are_counted_over_all_batches(save, monkeypatch):
@@ -301,6 +370,16 @@ def test_truncated_files(save, columns, tmp_path):
                 report(path, labels=tmp_path / "y.npy" if path.suffix == ".npy" else None)
 
 
+def test_npy_files_that_cannot_be_read_say_so_before_they_ask_for_labels(tmp_path):
+    np.savez(tmp_path / "p.npz", p=np.full((2, 2), 0.5))
+    with pytest.raises(PredictionError, match=r"an NPZ archive holds several arrays"):
+        report(tmp_path / "p.npz")
+    np.save(tmp_path / "p.npy", np.full((200, 2), 0.5))
+    (tmp_path / "p.npy").write_bytes((tmp_path / "p.npy").read_bytes()[:1000])
+    with pytest.raises(PredictionError, match=r"not readable as NPY"):
+        report(tmp_path / "p.npy")
+
+
 def test_npy_that_does_not_fit(tmp_path):
     probabilities, labels = tmp_path / "p.npy", tmp_path / "y.npy"
 
@@ -330,6 +409,25 @@ def test_npy_that_does_not_fit(tmp_path):
 def test_labels_option_is_for_arrays(save):
     with pytest.raises(PredictionError, match=r"one of its columns"):
         report(save(GOOD), labels="y.npy")
+
+
+@pytest.mark.parametrize("format", ["p.parquet", "p.csv", "p.arrow"])
+@pytest.mark.parametrize(
+    ("columns", "loss"),
+    [
+        ({"label": ["x"], "p_x": [0.25], "p_y": [0.75]}, -np.log(0.25)),  # one row
+        ({"label": ["x"], "p_x": [1.0], "p_y": [-0.0]}, 0.0),
+        ({"label": ["y"], "p_x": [1.0], "p_y": [5e-324]}, 1074 * np.log(2)),  # the smallest denormal number
+        ({"label": ["日本", "ä b"], "p_日本": [0.5, 0.5], "p_ä b": [0.5, 0.5]}, np.log(2)),
+        ({"id": ["same", "same"], "label": ["x", "y"], "p_x": [0.5, 0.5], "p_y": [0.5, 0.5]}, np.log(2)),
+        ({"label": ["x"] * 3, "p_x": [0.5] * 3, "p_y": [0.5] * 3, "weight": [1e-100, 1e100, 0.0]}, np.log(2)),
+    ],
+)
+def test_odd_tables_have_a_right_answer(save, format, columns, loss):
+    found = report(save(columns, format))
+    assert found.loss.mean == pytest.approx(loss, rel=1e-14)
+    assert found.text()
+    assert found.to_json()
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,22 @@ from .columns import ClassIndex, Columns
 
 @dataclass(frozen=True)
 class Where:
-    """Where a batch comes from: the source, its first row and its ids, for messages."""
+    """Where a batch comes from: the source, its first row and its ids, for messages.
+
+    `kept` are the positions of the rows that are read, where some are not.
+    """
 
     source: str
     first_row: int
     ids: Any = None
+    kept: np.ndarray | None = None
+
+    def row(self, row: int) -> int:
+        """The position in the source of a row that is read."""
+        return self.first_row + int(row if self.kept is None else self.kept[row])
 
     def error(self, row: int, problem: str) -> PredictionError:
+        row = self.row(row) - self.first_row
         name = f"row {self.first_row + row} (counted from 0)"
         name += "" if self.ids is None else f", id {self.ids[row].as_py()!r}"
         return PredictionError(f"{self.source}: {name}: {problem}")
@@ -40,16 +49,31 @@ class Where:
 def batch_of(rows: pa.RecordBatch, columns: Columns, index: ClassIndex, source: str, first_row: int) -> Batch:
     """One batch of predictions from one batch of a table."""
     where = Where(source, first_row, rows.column(columns.id) if columns.id is not None else None)
-    predictions, inputs = LAYOUTS[columns.layout](rows, columns, where)
+    weights = numbers(rows, columns.weight, where) if columns.weight is not None else None
+    read, at = rows, where
+    if weights is not None and not weights.all():  # rows of weight 0 may hold anything: they are not looked at
+        at = replace(where, kept=np.flatnonzero(weights))
+        read = rows.take(pa.array(at.kept))
+    predictions, inputs = LAYOUTS[columns.layout](read, columns, at)
+    labels = positions(read.column(columns.label), index, at)
+    if at.kept is not None:
+        predictions, labels = (_spread(values, at.kept, rows.num_rows) for values in (predictions, labels))
     return where.batch(
         predictions=predictions,
         inputs=inputs,
-        labels=positions(rows.column(columns.label), index, where),
-        weights=numbers(rows, columns.weight, where) if columns.weight is not None else None,
-        groups=categories(rows.column(columns.group)) if columns.group is not None else None,
-        slices={name: categories(rows.column(name)) for name in columns.by},
+        labels=labels,
+        weights=weights,
+        groups=categories(rows, columns.group, where) if columns.group is not None else None,
+        slices={name: categories(rows, name, where) for name in columns.by},
         columns=columns.predictions if columns.layout == "wide" else None,
     )
+
+
+def _spread(values: np.ndarray, kept: np.ndarray, rows: int) -> np.ndarray:
+    """The values of the rows that were read at their places among all rows, 0 elsewhere."""
+    spread = np.zeros((*values.shape[1:], rows), values.dtype).T  # class by class in memory, as `_wide` makes them
+    spread[kept] = values
+    return spread
 
 
 def _wide(rows: pa.RecordBatch, columns: Columns, where: Where) -> tuple[np.ndarray, str]:
@@ -117,18 +141,17 @@ def numbers(rows: pa.RecordBatch, name: str, where: Where) -> np.ndarray:
     if column.null_count:
         raise where.error(first(column.is_null()), f"the value in column {name!r} is missing")
     if not pa.types.is_floating(column.type):
-        column = column.cast(pa.float64())
+        column = column.cast(pa.float64(), safe=False)  # an integer above 2^53 is rounded
     # DLPack and not to_numpy, which would import pandas: 0.36 s where a whole report takes 0.6 s
     return np.from_dlpack(column)
 
 
 def positions(labels: pa.Array, index: ClassIndex, where: Where) -> np.ndarray:
     """The labels' classes. Each distinct label is looked up once."""
-    if pa.types.is_dictionary(labels.type):
-        labels = labels.cast(labels.type.value_type)  # a category may itself be null
+    labels = _plain(labels)
     if labels.null_count:
         raise where.error(first(labels.is_null()), "the label is missing")
-    labels = labels.dictionary_encode()
+    labels = _distinct(labels, "the labels", where)
     codes, texts = np.from_dlpack(labels.indices), labels.dictionary.to_pylist()
     first_rows = np.empty(len(texts), np.intp)
     first_rows[codes[::-1]] = np.arange(len(codes))[::-1]  # of several values for one place the last one stays
@@ -138,16 +161,28 @@ def positions(labels: pa.Array, index: ClassIndex, where: Where) -> np.ndarray:
 
 def _position(label: Any, row: int, index: ClassIndex, where: Where) -> int:
     try:
-        return index.position(label, where.first_row + row)
+        return index.position(label, where.row(row))
     except PredictionError as error:
         raise where.error(row, str(error)) from None
 
 
-def categories(values: pa.Array) -> Categories:
-    """The values as text; a missing one is a value of its own."""
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    values = values.dictionary_encode(null_encoding="encode")
+def _plain(values: pa.Array) -> pa.Array:
+    """Without categories, one of which may itself be null."""
+    return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+
+
+def _distinct(values: pa.Array, what: str, where: Where) -> pa.DictionaryArray:
+    try:
+        return values.dictionary_encode(null_encoding="encode")
+    except pa.ArrowNotImplementedError:
+        raise PredictionError(
+            f"{where.source}: {what} are of type {values.type}; numbers or texts are needed"
+        ) from None
+
+
+def categories(rows: pa.RecordBatch, name: str, where: Where) -> Categories:
+    """The values of a column as text; a missing one is a value of its own."""
+    values = _distinct(_plain(rows.column(name)), f"the values of column {name!r}", where)
     names = tuple("(missing)" if value is None else str(value) for value in values.dictionary.to_pylist())
     return Categories(np.from_dlpack(values.indices).astype(np.intp, copy=False), names)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from .batches import Batch
     from .forms import Forms
+    from .tables import Predictions
 
 # The packages of the `report` extra, by the names they are imported under.
 EXTRA = ("pyarrow", "rich", "matplotlib", "scipy", "sklearn")
@@ -17,12 +19,32 @@ EXTRA = ("pyarrow", "rich", "matplotlib", "scipy", "sklearn")
 WORSE = 3
 READING = (
     "A label matches a class name (the prediction columns' names without their common prefix), else a position counted "
-    "from 0. Columns are found by their usual names; the options above override that."
+    "from 0. Columns are found by their usual names; the options above override that. "
+    "--classes and --by take every name that follows: put the file before them, or after --."
 )
 
 
+class Parser(argparse.ArgumentParser):
+    """Argparse, that says where the file went that a list of names took for one of them."""
+
+    last_name = ""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("the following arguments are required") and self.last_name:
+            message += f" ({self.last_name!r} was read as a column; put the file first, or after --)"
+        super().error(message)
+
+
+class Names(argparse.Action):
+    """Collect every name that follows the option, which may be repeated."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), *values])
+        parser.last_name = values[-1]
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="crossentropy",
         description="Judge saved predictions by their cross-entropy (log loss).",
         epilog="Start with: crossentropy demo",
@@ -51,6 +73,11 @@ def parser() -> argparse.ArgumentParser:
         "--worst", metavar="N", type=_count, default=10, help="wrong rows to show (default: %(default)s)"
     )
     report.add_argument("--baseline", metavar="FILE", help="predictions for the same rows to measure the skill against")
+    texts = report.add_argument_group("language models", "rows that hold the log-probability of a text")
+    texts.add_argument("--language-model", action="store_true", help="loss per token, perplexity and bits per byte")
+    texts.add_argument("--log-prob", metavar="COLUMN", help="the log-probability of the whole text (implies the above)")
+    texts.add_argument("--tokens", metavar="COLUMN", help="the number of tokens of the text")
+    texts.add_argument("--bytes", metavar="COLUMN", help="the number of bytes of the text")
     report.add_argument("--json", action="store_true", help="the same numbers as JSON")
 
     compare = commands.add_parser(
@@ -93,11 +120,15 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
     reading = command.add_argument_group("how to read")
     reading.add_argument("--labels", metavar="FILE.npy", help="the labels of an NPY array of predictions")
     reading.add_argument("--label", metavar="COLUMN", help="the label column")
-    reading.add_argument("--classes", metavar="COLUMN", nargs="+", help="the prediction columns, or patterns: 'p_*'")
+    reading.add_argument(
+        "--classes", metavar="COLUMN", nargs="+", action=Names, help="the prediction columns, or patterns: 'p_*'"
+    )
     reading.add_argument("--id", metavar="COLUMN", help="the column that names the rows")
     reading.add_argument("--weight", metavar="COLUMN", help="the rows' weights")
     reading.add_argument("--group", metavar="COLUMN", help="rows of one value belong together: intervals by cluster")
-    reading.add_argument("--by", metavar="COLUMN", nargs="+", default=(), help="split the loss by these columns")
+    reading.add_argument(
+        "--by", metavar="COLUMN", nargs="+", action=Names, default=(), help="split the loss by these columns"
+    )
     reading.add_argument(
         "--inputs",
         choices=("auto", "probs", "log_probs", "logits"),
@@ -127,11 +158,39 @@ def _count(text: str) -> int:
     return value
 
 
+def run_version() -> int:
+    from crossentropy import __version__
+
+    print(f"crossentropy {__version__}")
+    return 0
+
+
 def run_report(options: argparse.Namespace) -> int:
     from .commands import report
 
-    result = report(options.file, worst=options.worst, baseline=options.baseline, **_reading(options))
+    if options.language_model or options.log_prob:
+        from .language_model_table import language_model_report
+
+        names = ("log_prob", "tokens", "bytes", "id", "weight", "group", "by", "worst")
+        texts = language_model_report(options.file, **{name: getattr(options, name) for name in names})
+        return _show(texts, options.json)
+    result = report(
+        options.file, worst=options.worst, baseline=options.baseline, watch=_with_progress, **_reading(options)
+    )
     return _show(result, options.json)
+
+
+def _with_progress(predictions: Predictions) -> Iterator[Batch]:
+    """The batches, with a progress bar on the error stream where that is a terminal; gone when done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading", total=predictions.rows)
+        for batch in predictions:
+            yield batch
+            progress.advance(task, batch.seen)
 
 
 def run_compare(options: argparse.Namespace) -> int:
@@ -187,14 +246,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit status: 0; 1 predictions that cannot be evaluated; 2 a wrong call; 3 B is worse."""
     top = parser()
     options = top.parse_args(arguments)
-    if options.version:
-        from importlib.metadata import version
-
-        print(f"crossentropy {version('crossentropy')}")
-        return 0
-    if options.command is None:
+    if options.command is None and not options.version:
         top.print_help()
         return 2
+    if sys.stdout is None:  # closed by the shell: >&-
+        return _fail("there is no standard output to write to")
     # a name in a file that the terminal's encoding lacks is written as an escape, not raised as an error
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -203,13 +259,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     status = 0
     try:
-        status = RUN[options.command](options)
+        status = run_version() if options.version else RUN[options.command](options)
         sys.stdout.flush()
     except PredictionError as error:
         return _fail(str(error))
-    except BrokenPipeError:
-        # the reader (head, less) has seen enough; without this, Python complains again while it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        _discard_output()
+    except OSError as error:  # of the output: what cannot be read is a PredictionError
+        _discard_output()
+        return _fail(f"the output cannot be written: {error.strerror or error}")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in EXTRA:
             raise
@@ -226,6 +284,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "(set CROSSENTROPY_TRACEBACK=1 to see where, and please report it)"
         )
     return status
+
+
+def _discard_output() -> None:
+    # without this, Python complains again while it closes stdout
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(problem: str, status: int = 1) -> int:

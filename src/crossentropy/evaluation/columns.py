@@ -24,6 +24,8 @@ PREFIXES = {
 KIND_NAMES = {"probs": "probabilities", "log_probs": "log-probabilities", "logits": "logits"}
 
 NUMERIC = ("float", "integer")
+# A column called like predictions that holds no value at all is one, so that its first row can be named.
+PREDICTED = (*NUMERIC, "nothing")
 LABEL_KINDS = ("auto", "name", "position")
 
 
@@ -79,7 +81,7 @@ def find_columns(
 
     Parameters
     ----------
-    kinds : column name -> "float", "integer", "boolean", "text", "list" or "other", in the table's order
+    kinds : column name -> "float", "integer", "boolean", "text", "list", "nothing" or "other", in the table's order
     inputs : "probs", "log_probs", "logits", or "auto" to go by the columns' names
     label, id, weight : the column's name; found by its usual names where None
     group, by : the column of the clusters, the columns to split the loss by; none unless named
@@ -115,10 +117,12 @@ def find_columns(
     else:
         inputs, found = _usual_predictions(free, inputs)
     for name in found:
-        if kinds[name] not in NUMERIC and not (kinds[name] == "list" and len(found) == 1):
+        if kinds[name] not in PREDICTED and not (kinds[name] == "list" and len(found) == 1):
             raise PredictionError(f"column {name!r} is meant to hold {KIND_NAMES[inputs]} and holds {kinds[name]}")
     if not found:
-        raise PredictionError(f"there are no predictions among {_listed(kinds)}; name them with classes")
+        raise PredictionError(
+            f"there are no predictions among {_listed(kinds)}{_texts_alike(free)}; name them with classes"
+        )
     layout = "wide" if len(found) > 1 else "list" if kinds[found[0]] == "list" else "single"
     return Columns(
         label=label,
@@ -139,9 +143,9 @@ def _usual_predictions(free: Mapping[str, str], inputs: str) -> tuple[str, list[
     for kind, word in PREFIXES.items():
         if inputs in ("auto", kind):
             named = [name for name in free if word.match(name)]
-            for wanted in (NUMERIC, ("list",)):
+            for wanted in (PREDICTED, ("list",)):
                 found = [name for name in named if free[name] in wanted]
-                if len(found) == 1 < len(named) and wanted == NUMERIC:
+                if len(found) == 1 < len(named) and wanted == PREDICTED:
                     odd = next(name for name in named if name not in found)
                     raise PredictionError(
                         f"is {found[0]!r} the one column of predictions? {odd!r} is called alike and holds "
@@ -153,6 +157,14 @@ def _usual_predictions(free: Mapping[str, str], inputs: str) -> tuple[str, list[
     floating = [name for name in free if free[name] == "float"]
     lists = [name for name in free if free[name] == "list"]
     return kind, floating or (lists if len(lists) == 1 else [])
+
+
+def _texts_alike(free: Mapping[str, str]) -> str:
+    found = [name for name, kind in free.items() if kind == "text" and any(w.match(name) for w in PREFIXES.values())]
+    if not found:
+        return ""
+    hold = "is called like one and holds" if len(found) == 1 else "are called like them and hold"
+    return f": {_listed(found)} {hold} text, not numbers (a comma for the decimal point? a percent sign?)"
 
 
 def class_names(columns: Sequence[str]) -> tuple[str, ...]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
-from .batches import PredictionError
+from .batches import Batch, PredictionError
 from .comparison import Comparison, compare_predictions
 from .log_loss_report import LogLossReport
 from .row_table import row_batches, worst_rows
 from .scores import Baseline
 from .state import Evaluation
-from .tables import read_predictions
+from .tables import Predictions, read_predictions
+
+Watch = Callable[[Predictions], Iterable[Batch]]
 
 
-def report(source: Any, *, worst: int = 10, baseline: Any = None, **how_to_read: Any) -> LogLossReport:
+def report(
+    source: Any, *, worst: int = 10, baseline: Any = None, watch: Watch | None = None, **how_to_read: Any
+) -> LogLossReport:
     """Evaluate saved predictions: `crossentropy report` as a function.
 
     Parameters
@@ -24,6 +29,7 @@ def report(source: Any, *, worst: int = 10, baseline: Any = None, **how_to_read:
     source : path of a Parquet, CSV, Arrow or NPY file, table in memory or array: see `read_predictions`
     worst : how many of the most confidently wrong rows to show
     baseline : predictions for the same rows to measure the skill against, beside the uniform and the prior ones
+    watch : called with the predictions; gives their batches, and may show how far the reading has got
     how_to_read : `labels`, `label`, `classes`, `id`, `weight`, `group`, `by`, `label_kind`: see `read_predictions`
 
     Returns
@@ -46,7 +52,7 @@ def report(source: Any, *, worst: int = 10, baseline: Any = None, **how_to_read:
     """
     predictions = read_predictions(source, **how_to_read)
     state = Evaluation.empty(predictions.classes, worst)
-    for batch in predictions:
+    for batch in predictions if watch is None else watch(predictions):
         state = state.update(batch)
     try:
         result = state.result(predictions.source, predictions.reading)

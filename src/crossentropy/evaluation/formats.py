@@ -164,6 +164,8 @@ def _kind(type: pa.DataType) -> str:
         return "integer"
     if pa.types.is_boolean(type):
         return "boolean"
+    if pa.types.is_null(type):
+        return "nothing"
     if pa.types.is_dictionary(type):
         return _kind(type.value_type)
     if pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type):
