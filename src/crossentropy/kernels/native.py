@@ -64,7 +64,7 @@ class Core:
         """Fill ``losses`` (rows,) and, where one is given, ``gradient``: upstream x derivative, like the logits."""
         target = None if gradient is None else cube(gradient, self.layout)
         self.compute({"loss": losses}, self.coefficients, upstream, target)
-        if gradient is not None and not np.may_share_memory(target, gradient):
+        if gradient is not None and target is not None and not np.may_share_memory(target, gradient):
             gradient[...] = target.reshape(gradient.shape)
 
     def row_statistics(self) -> RowStatistics:
@@ -133,16 +133,17 @@ def binary_losses(
     each: bool,
     num_threads: int | None,
 ) -> np.ndarray | None:
-    """The sigmoid losses, one by one or (not ``each``) as sums of blocks, and the gradient where an array for it is given.
+    """The sigmoid losses, one by one or (not ``each``) as sums of blocks; the gradient where an array for it is given.
 
-    None, with nothing written, for what ``generic`` has to compute: other inputs than logits, focal loss and element weights.
+    None, with nothing written, for what ``generic`` has to compute: other inputs than logits, focal loss, element
+    weights.
     """
     instruction_set = "generic" if _native is None else forced()
     if instruction_set == "generic" or c.inputs != "logits" or c.focal_gamma or np.ndim(upstream):
         return None
 
     def flat(array: Any) -> Any:
-        return None if array is None else np.require(array, requirements="CA").reshape(-1)
+        return None if array is None else np.require(array, requirements=["C", "A"]).reshape(-1)
 
     x, target, slope = flat(logits), flat(c.target), flat(gradient)
     pos_weight = c.pos_weight
@@ -164,7 +165,7 @@ def binary_losses(
         num_threads or cores(),
         instruction_set,
     )
-    if slope is not None and not np.may_share_memory(slope, gradient):
+    if gradient is not None and slope is not None and not np.may_share_memory(slope, gradient):
         gradient[...] = slope.reshape(gradient.shape)
     return losses
 
@@ -185,7 +186,7 @@ def bits(array: Any) -> Any:
 
 
 def cube(array: np.ndarray, layout: Layout) -> np.ndarray:
-    """An array of the logits' shape as (outer, classes, inner): a view, or a copy where alignment or strides allow none."""
+    """An array of the logits' shape as (outer, classes, inner): a view where memory allows one, or a copy."""
     if not array.flags.aligned:
         array = array.copy()
     if array.ndim == 2:
