@@ -123,8 +123,77 @@ class CompiledJAX(JAX):
         return jax.jit(lambda given, named: function(*given, **named, **rest))(arguments, arrays)
 
 
+@dataclass(frozen=True)
+class PyTorch(NumPy):
+    """Tensors in, tensors out. An input that was written to has a version other than 0."""
+
+    name = "torch"
+
+    def array(self, values: Any) -> Any:
+        if isinstance(values, tuple):
+            return tuple(self.array(v) for v in values)
+        if not isinstance(values, (np.ndarray, np.floating)):
+            return values
+        import torch
+
+        values = np.asarray(values)
+
+        if values.dtype.name == "bfloat16":
+            return torch.from_numpy(np.array(values).view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(np.array(values.astype(values.dtype.newbyteorder("="), copy=False)))
+
+    def numpy(self, result: Any) -> Any:
+        if isinstance(result, tuple):
+            return tuple(self.numpy(v) for v in result)
+        if result is None:
+            return None
+        import torch
+
+        assert isinstance(result, torch.Tensor), f"not a tensor: {type(result)}"
+        result = result.detach()
+        if result.dtype == torch.bfloat16:
+            import ml_dtypes
+
+            return result.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return result.numpy()
+
+    def apply(self, function: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        import torch
+
+        result = super().apply(function, arguments, options)
+        inputs = [*arguments, *(value for name, value in options.items() if name != "out")]
+        inputs = [part for value in inputs for part in (value if isinstance(value, tuple) else (value,))]
+        written = [part for part in inputs if isinstance(part, torch.Tensor) and part._version]
+        assert all(part is options.get("out") for part in written), "an input was written to"
+        return result
+
+
+@dataclass(frozen=True)
+class PyTorchAutograd(PyTorch):
+    """Gradients by backward, Hessian-vector products by double backward."""
+
+    name = "torch-autograd"
+
+    def apply(self, function: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        import torch
+
+        name, logits = function.__name__, arguments[0]
+        value_only = getattr(xe, name.removesuffix("_value_and_grad").removesuffix("_hvp"))
+        differentiable = isinstance(logits, torch.Tensor) and logits.is_floating_point() and "out" not in options
+        if function is value_only or not differentiable:
+            return super().apply(function, arguments, options)
+        logits = logits.detach().requires_grad_()
+        value = super().apply(value_only, [logits, arguments[1]], options)
+        if name.endswith("_value_and_grad"):
+            return value, torch.autograd.grad(value.sum(), logits)[0]
+        (gradient,) = torch.autograd.grad(value.sum(), logits, create_graph=True)
+        return torch.autograd.grad(gradient, logits, arguments[2])[0]
+
+
 # One entry each: they meet every test that asks for `library`.
 LIBRARIES: list[NumPy] = [NumPy()]
+if importlib.util.find_spec("torch"):
+    LIBRARIES += [PyTorch(), PyTorchAutograd()]
 if importlib.util.find_spec("jax"):
     # jaxlib 0.10.2 takes some reductions on the CPU for another: without this its jit gives wrong sums.
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_experimental_ynn_fusion_type="

@@ -303,14 +303,12 @@ def test_sparse_targets_are_dense_targets(library, problem):
     assert_near(gradient, slope, tolerances.gradient_bound(logits), scale)
 
 
-@given(logits=logits_of(4, 1), target=hnp.arrays(np.float64, (4, 1), elements=st.floats(0, 1)))
+@given(logits=logits_of(4, 1), target=hnp.arrays(np.float64, (4, 1), elements=st.integers(0, 64).map(lambda k: k / 64)))
 def test_binary_is_the_two_class_loss(library, logits, target):
     two = np.concatenate([np.zeros_like(logits), logits], axis=1)
     value = library.call("cross_entropy", two, np.concatenate([1 - target, target], axis=1), reduction="none")
-    assume((1 - (1 - target) == target).all())
-    assert_near(
-        library.call("binary_cross_entropy", logits, target, reduction="none")[:, 0], value, tolerances.ROW_LOSS
-    )
+    binary = library.call("binary_cross_entropy", logits, target, reduction="none")
+    assert_near(binary[:, 0], value, tolerances.ROW_LOSS)
 
 
 @given(logits=logits_of(3, 4), target=hnp.arrays(np.bool_, (3, 4)))
@@ -374,9 +372,7 @@ def test_split_classes_merge(problem, data, impossible):
     assert_same(merged.maximum, whole.maximum)
     assert_same(merged.ties, whole.ties)
     assert_same(merged.prediction, whole.prediction)
-    # exp(m_a - m_b) of the rounded difference: as many ulp as it is large.
-    distance = tolerances.gradient_bound(rows.logits / options.get("temperature", 1.0)).max(axis=1)
-    assert_near(losses[0], losses[1], tolerances.ROW_LOSS + distance)
+    assert_near(losses[0], losses[1], 2 * tolerances.ROW_LOSS)
     for name in ("others", "profile_mass", "dense_mass", "target_sum"):
         if getattr(whole, name) is not None:
             np.testing.assert_allclose(getattr(merged, name), getattr(whole, name), rtol=1e-12)

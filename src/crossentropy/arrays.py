@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import math
+import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 # The first word of an array type's module -> the file in libraries/ that serves it. The user's array is what imports
 # its library.
-LIBRARIES = {"numpy": "numpy", "jax": "jax", "jaxlib": "jax"}
+LIBRARIES = {"numpy": "numpy", "torch": "torch", "jax": "jax", "jaxlib": "jax"}
 TAKES_NUMPY = ("jax",)  # libraries whose own functions take NumPy arrays beside theirs
-KNOWN_WITHOUT_SUPPORT = {"torch": "PyTorch", "cupy": "CuPy", "tensorflow": "TensorFlow"}
+KNOWN_WITHOUT_SUPPORT = {"cupy": "CuPy", "tensorflow": "TensorFlow"}
 
 
 def library_of(*arrays: Any) -> Any:
@@ -22,7 +21,7 @@ def library_of(*arrays: Any) -> Any:
     found: dict[str, Any] = {}
     for value in arrays:
         for part in value if isinstance(value, tuple) else (value,):
-            name = root_module(type(part))  # type: ignore[arg-type]
+            name = root_module(type(part))
             if name in LIBRARIES:
                 found[LIBRARIES[name]] = part
             elif name in KNOWN_WITHOUT_SUPPORT:
@@ -37,14 +36,20 @@ def library_of(*arrays: Any) -> Any:
     return load_library(next(iter(found), "numpy"))
 
 
-@functools.lru_cache(maxsize=256)
 def root_module(array_type: type) -> str:
-    return array_type.__module__.partition(".")[0]
+    """Of the type or, since a subclass lives in a module of its own, of the first base that is a library's."""
+    roots = (base.__module__.partition(".")[0] for base in array_type.__mro__)
+    return next((root for root in roots if root in LIBRARIES or root in KNOWN_WITHOUT_SUPPORT), "")
 
 
-@functools.cache
-def load_library(name: str) -> ModuleType:
-    return importlib.import_module(f"crossentropy.libraries.{name}")
+def namespace_of(array: Any) -> Any:
+    """The functions of the array's library; those that make an array make it on this array's device."""
+    namespace = library_of(array).namespace
+    return namespace(array.device) if callable(namespace) else namespace
+
+
+def load_library(name: str) -> Any:
+    return sys.modules["crossentropy.libraries"].load(name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +105,13 @@ class Layout:
 
 
 def dtype_name(array: Any) -> str:
-    return name_of_dtype(array.dtype)
+    dtype = array.dtype
+    return named(dtype) if hasattr(dtype, "name") else str(dtype).removeprefix("torch.")
 
 
 @functools.lru_cache(maxsize=256)  # NumPy builds the name anew at every call, which takes longer than a small loss
-def name_of_dtype(dtype: Any) -> str:
-    return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+def named(dtype: Any) -> str:
+    return str(dtype.name)
 
 
 FLOATING = ("float64", "float32", "float16", "bfloat16")

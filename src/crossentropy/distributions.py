@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crossentropy.arrays import Layout, check_indices, check_unit_interval, is_integer, library_of
+from crossentropy.arrays import Layout, check_indices, check_unit_interval, is_integer, library_of, namespace_of
 from crossentropy.kernels import generic
 from crossentropy.options import integer, one_of
 from crossentropy.reduction import NATS_PER_UNIT
@@ -129,12 +129,12 @@ def one_hot(labels: Any, num_classes: int, *, axis: int = -1, dtype: Any = None)
            [1., 0., 0.]])
     """
     library = library_of(labels)
-    xp = library.namespace
     labels = library.as_array("labels", labels)
+    xp = namespace_of(labels)
     num_classes, axis = integer("num_classes", num_classes), integer("axis", axis)
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    if not is_integer(labels) and labels.size:
+    if not is_integer(labels) and 0 not in labels.shape:
         raise TypeError(f"labels must be integers, got dtype {labels.dtype}; use labels.astype(int)")
     if not -labels.ndim - 1 <= axis <= labels.ndim:
         raise ValueError(f"axis {axis} is out of range for a result of {labels.ndim + 1} dimensions")
@@ -267,8 +267,8 @@ def softmax_jacobian(p: Any) -> Any:
            [-0.1875,  0.1875]])
     """
     library = library_of(p)
-    xp = library.namespace
     p = library.as_floating("p", p)
+    xp = namespace_of(p)
     if p.ndim == 0:
         raise ValueError("p must have a class axis, got a single number")
     check_unit_interval(xp, "p", p)

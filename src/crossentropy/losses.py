@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import crossentropy.libraries  # noqa: F401  (library_of loads its members)
 from crossentropy.arrays import library_of
 from crossentropy.options import BinaryOptions, LossOptions, make_options, takes_options_of
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import inspect
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -33,21 +32,35 @@ def one_of(*allowed: str) -> Callable[[str, Any], str]:
     return check
 
 
+def is_python_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def number(within: Callable[[float], bool], domain: str, hint: str = "") -> Callable[[str, Any], float]:
-    def check(name: str, value: Any) -> float:
+    def from_array(name: str, value: Any) -> float:
         # A 0-d array or a one-element tensor is a number here; an array of several is a mistake worth a clear word.
-        size = getattr(value, "size", 1)  # a method of a torch tensor, whose float() refuses several elements by itself
-        if isinstance(value, (bool, str, bytes)) or value is None or (isinstance(size, int) and size != 1):
+        is_number = not isinstance(value, (bool, str, bytes)) and value is not None
+        if not is_number or math.prod(getattr(value, "shape", ())) != 1:
             raise TypeError(f"{name} must be {domain}, got {value!r}{hint}")
         try:
-            result = float(value)
+            return float(value)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"{name} must be {domain}, got {type(value).__name__}{hint}") from None
+
+    def check(name: str, value: Any) -> float:
+        result = value * 1.0 if is_python_number(value) else from_array(name, value)
         if not within(result):
             raise ValueError(f"{name} must be {domain}, got {value!r}{hint}")
         return result
 
     return check
+
+
+def positive_scalar(name: str, value: Any) -> Any:
+    """A number. A tensor of one element stays one, since a derivative to it may be wanted; its library checks it."""
+    if not is_python_number(value) and hasattr(value, "requires_grad") and math.prod(value.shape) == 1:
+        return value
+    return number(lambda v: 0 < v < math.inf, "a positive number", "; one number, not one per row")(name, value)
 
 
 def optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
@@ -108,12 +121,22 @@ class Options:
         result.__dict__.update(self.__dict__ | changes)
         return result
 
+    table: ClassVar[dict[str, tuple[Any, Callable[[str, Any], Any]]]] = {}
+
     @classmethod
-    @functools.cache
     def defaults(cls) -> dict[str, tuple[Any, Callable[[str, Any], Any]]]:
         """Name -> (default, check)."""
-        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-        return {field.name: (field.default, field.metadata["check"]) for field in fields}
+        return cls.table
+
+
+OptionsType = TypeVar("OptionsType", bound=type[Options])
+
+
+def with_table(cls: OptionsType) -> OptionsType:
+    """Made once with the class: torch.compile warns about a ``functools`` cache."""
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    cls.table = {field.name: (field.default, field.metadata["check"]) for field in fields}
+    return cls
 
 
 @dataclasses.dataclass(init=False, eq=False)
@@ -138,6 +161,7 @@ class SharedOptions(Options):
             )
 
 
+@with_table
 @dataclasses.dataclass(init=False, eq=False)
 class LossOptions(SharedOptions):
     """Options of the softmax loss."""
@@ -147,9 +171,7 @@ class LossOptions(SharedOptions):
     class_mask: Any = option(None, optional(array))
     z_loss: float = option(0.0, number(lambda v: 0 <= v < math.inf, "a finite number >= 0"))
     softcap: float | None = option(None, optional(number(lambda v: 0 < v < math.inf, "a positive number or None")))
-    temperature: float = option(
-        1.0, number(lambda v: 0 < v < math.inf, "a positive number", "; one number, not one per row")
-    )
+    temperature: Any = option(1.0, positive_scalar)
     class_bias: Any = option(None, optional(array))
 
     def check_together(self) -> None:
@@ -171,6 +193,7 @@ class LossOptions(SharedOptions):
                 )
 
 
+@with_table
 @dataclasses.dataclass(init=False, eq=False)
 class BinaryOptions(SharedOptions):
     """Options of the sigmoid loss."""

@@ -46,7 +46,7 @@ def denominator(
             raise TypeError('normalizer must be "weight", "rows", a number or an array of numbers, got booleans')
         check_non_negative(xp, "normalizer", given)
         given = xp.astype(given, work)
-        if given.size == 1:
+        if math.prod(given.shape) == 1:
             return xp.reshape(given, ())[()]
         try:
             return xp.reshape(xp.broadcast_to(given, shape), (-1,))
@@ -76,8 +76,8 @@ def divide(xp: Any, value: Any, denominator_: Any) -> Any:
 
 def upstream(xp: Any, options: Any, row_weight: Any, denominator_: Any) -> Any:
     """The factor of each row's gradient: a number or (rows,)."""
-    factor = divide(xp, 1.0 / NATS_PER_UNIT[options.unit], denominator_)
-    return factor if row_weight is None else row_weight * factor
+    # row_weight / denominator and not row_weight x (1 / denominator): for denormal weights the latter is infinite.
+    return divide(xp, 1.0 if row_weight is None else row_weight, denominator_) / NATS_PER_UNIT[options.unit]
 
 
 def reduce_rows(xp: Any, losses: Any, options: Any, row_weight: Any, valid: Any, denominator_: Any) -> Any:

@@ -113,7 +113,7 @@ def label_target(
     if class_weight is None:
         weight, mass = xp.ones((1, 1), dtype=work_dtype), 1.0
     else:
-        weight = class_weight[labels][:, None]
+        weight = weight_of(xp, class_weight, labels)[:, None]
         mass = weight[:, 0]
     return {
         "indices": labels[:, None],
@@ -148,7 +148,7 @@ def sparse_target(
     check_indices(xp, "target indices", indices, layout, IGNORE_HINT)
     indices = xp.astype(indices, xp.int64)
     check_non_negative(xp, "target values", values, lambda first: layout.position(*divmod(first, values.shape[-1])))
-    weight = values if class_weight is None else values * class_weight[indices]
+    weight = values if class_weight is None else values * weight_of(xp, class_weight, indices)
     return {
         "indices": indices,
         "index_weight": (1.0 - options.label_smoothing) * weight,
@@ -171,7 +171,7 @@ def sparse_rows(xp: Any, target: Any, layout: Layout, work_dtype: Any) -> tuple[
         )
     if entries == 0:
         raise ValueError("a sparse target needs at least one entry per row, got k = 0")
-    if not (is_integer(indices) or indices.size == 0):
+    if not (is_integer(indices) or 0 in indices.shape):
         raise TypeError(f"target indices must be integers, got dtype {indices.dtype}")
     if not (is_floating(values) or is_integer(values) or is_boolean(values)):
         raise TypeError(f"target values must be numbers, got dtype {values.dtype}")
@@ -180,6 +180,11 @@ def sparse_rows(xp: Any, target: Any, layout: Layout, work_dtype: Any) -> tuple[
         xp.reshape(xp.moveaxis(indices, layout.axis, -1), flat),
         xp.astype(xp.reshape(xp.moveaxis(values, layout.axis, -1), flat), work_dtype),
     )
+
+
+def weight_of(xp: Any, class_weight: Any, indices: Any) -> Any:
+    """Class weights at the indices. One whose values could not be checked may be no class: its row is NaN anyway."""
+    return class_weight[xp.where((indices >= 0) & (indices < class_weight.shape[0]), indices, 0)]
 
 
 def both(a: Any, b: Any) -> Any:
@@ -203,7 +208,7 @@ def is_dense(xp: Any, target: Any, layout: Layout) -> bool:
             raise TypeError(f"a dense target must hold numbers or booleans, got dtype {target.dtype}")
         return True
     if shape == layout.row_shape:
-        if is_integer(target) or target.size == 0:
+        if is_integer(target) or 0 in shape:
             return False
         if is_boolean(target):
             raise TypeError(

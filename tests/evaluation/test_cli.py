@@ -65,7 +65,7 @@ def test_worst_rows_can_be_more_or_none(run_json, save):
 
 def test_a_missing_package_is_named(run, save, monkeypatch):
     path = save(GOOD)
-    monkeypatch.setitem(sys.modules, "crossentropy.evaluation.terminal", None)
+    monkeypatch.setitem(sys.modules, "crossentropy.evaluation.commands", None)
     monkeypatch.setattr(cli, "EXTRA", ("crossentropy",))
     status, _, err = run("report", path)
     assert status == 1

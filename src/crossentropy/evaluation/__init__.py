@@ -9,11 +9,14 @@ from typing import Any
 _HOME = {
     "Batch": "batches",
     "Categories": "batches",
+    "Comparison": "comparison",
     "Evaluation": "state",
     "LogLossReport": "log_loss_report",
     "PredictionError": "batches",
+    "compare": "commands",
     "read_predictions": "tables",
     "report": "commands",
+    "rows": "commands",
 }
 
 __all__ = sorted(_HOME)
