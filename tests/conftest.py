@@ -114,7 +114,7 @@ class CompiledJAX(JAX):
     not_compiled = ("test_any_row", "test_options_on_full_length_numbers")
 
     def takes(self, item: pytest.Item) -> bool:
-        """A sample of the bounds in float32 and 16 bits, where XLA's own errors count; each is a second of compiling."""
+        """A sample of the bounds in float32 and 16 bits, where XLA's own errors count."""
         if item.path.stem != "test_exactness" or item.originalname in self.not_compiled:
             return (
                 item.originalname == "test_as_many_options_as_go_together" and zlib.crc32(item.name.encode()) % 16 == 0

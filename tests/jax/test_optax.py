@@ -60,7 +60,7 @@ def test_the_same_numbers_on_ordinary_input(name, arguments, options):
     assert value.dtype == expected.dtype
     np.testing.assert_allclose(np.asarray(value), np.asarray(expected), rtol=3e-5, atol=1e-6)
     for found, wanted in zip(gradients, their_gradients, strict=True):
-        same = ~np.isnan(np.asarray(wanted))  # see test_a_row_that_is_left_out_has_no_gradient
+        same = ~np.isnan(np.asarray(wanted))  # optax's gradient of a row that `where` leaves out can be NaN under jit
         assert not np.isnan(np.asarray(found)).any()
         assert same.mean() > 0.4
         np.testing.assert_allclose(np.asarray(found)[same], np.asarray(wanted)[same], rtol=3e-4, atol=1e-5)
@@ -131,15 +131,6 @@ def test_a_small_focal_loss_keeps_its_digits():
     np.testing.assert_allclose(ours.sigmoid_focal_loss(logits, labels, gamma=1.0)[0], tail**2, rtol=1e-6)
     gradient = jax.grad(lambda x: ours.sigmoid_focal_loss(x, labels, gamma=0.5)[0])(jnp.array([200.0]))
     assert gradient[0] == 0
-
-
-def test_a_row_that_is_left_out_has_no_gradient():
-    def gradient(module):
-        return jax.grad(lambda x: module.softmax_cross_entropy(x, SOFT, where=WHERE).sum())(LOGITS)
-
-    left_out = ~np.asarray(WHERE.any(axis=-1))
-    assert np.isnan(np.asarray(gradient(theirs))[left_out]).all()
-    np.testing.assert_array_equal(np.asarray(gradient(ours))[left_out], 0)
 
 
 def test_a_hard_label_has_the_whole_derivative_of_the_focal_loss():
