@@ -51,9 +51,10 @@ __all__ = [
     "sigmoid",
     "softmax",
     "softmax_jacobian",
+    "torch",
 ]
 
-LAZY = ("evaluation",)  # loaded on first use, so that the core imports NumPy alone
+LAZY = ("evaluation", "torch")  # loaded on first use, so that the core imports NumPy alone
 
 
 def __getattr__(name: str) -> Any:

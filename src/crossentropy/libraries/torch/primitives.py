@@ -232,7 +232,7 @@ def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def primal(value: Any) -> Any:
     """Without the tangent of the innermost level of forward mode."""
     forward_ad = torch.autograd.forward_ad
-    if not isinstance(value, torch.Tensor) or forward_ad._current_level < 0:
+    if not isinstance(value, torch.Tensor) or forward_ad._current_level < 0 or is_sliced(value):
         return value
     return forward_ad.unpack_dual(value).primal
 
