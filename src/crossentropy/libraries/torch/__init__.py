@@ -129,7 +129,7 @@ def result_dtype(array: Any) -> torch.dtype:
 
 def differentiable(value: Any) -> bool:
     """May someone ask for a derivative to this tensor?"""
-    if not isinstance(value, torch.Tensor):
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         return False
     if value.requires_grad and torch.is_grad_enabled():
         return True
