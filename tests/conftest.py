@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,16 @@ class NumPy:
     name = "numpy"
     # Whether a bad value can raise: not where values are unknown (labels traced under jit).
     can_raise = True
+    # Results below this may be 0: 16-bit ones are always held to their subnormal numbers otherwise.
+    flushed = 0.0
+
+    def working_eps(self, dtype: np.dtype) -> float:
+        """The spacing at 1 of the numbers that a result of this dtype is computed in."""
+        return float(np.finfo(np.float64).eps)
+
+    def takes(self, item: pytest.Item) -> bool:
+        """Whether it runs this test of the table: one that compiles takes a sample."""
+        return True
 
     def array(self, values: Any) -> Any:
         """This library's array of a NumPy array; anything else is an option's plain value and stays as it is."""
@@ -50,6 +61,66 @@ class NumPy:
     def apply(self, function: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
         """How this library calls: eagerly; a library that traces compiles here."""
         return function(*arguments, **options)
+
+
+@dataclass(frozen=True)
+class JAX(NumPy):
+    """JAX arrays in and out, one operation after the other; float64 numbers turn jax_enable_x64 on for the call."""
+
+    name = "jax"
+    # XLA takes numbers below the smallest normal float32 for 0, and such results.
+    flushed = float(np.finfo(np.float32).smallest_normal)
+
+    def takes(self, item: pytest.Item) -> bool:
+        """Every shape costs seconds of compilation: the tables of one shape, and every eighth pair of options."""
+        if item.originalname == "test_each_option_with_each_other":
+            return zlib.crc32(item.name.encode()) % 8 == 0
+        return item.path.stem in ("test_options", "test_defined_results")
+
+    def working_eps(self, dtype: np.dtype) -> float:
+        """The working precision is that of the result."""
+        return float(np.finfo(np.float64 if dtype == np.float64 else np.float32).eps)
+
+    def array(self, values: Any) -> Any:
+        import jax.numpy as jnp
+
+        if isinstance(values, tuple):
+            return tuple(self.array(v) for v in values)
+        return jnp.asarray(values) if isinstance(values, np.ndarray) else values
+
+    def numpy(self, result: Any) -> Any:
+        import jax
+
+        if isinstance(result, tuple):
+            return tuple(self.numpy(v) for v in result)
+        assert isinstance(result, jax.Array), f"not a JAX result: {type(result)}"
+        return np.asarray(result)
+
+    def call(self, function: str, *arguments: Any, **options: Any) -> Any:
+        import jax
+
+        with jax.enable_x64(getattr(arguments[0], "dtype", None) == np.float64):
+            return super().call(function, *arguments, **options)
+
+
+class CompiledJAX(JAX):
+    """The same in one compiled function, whose arguments are traced: nothing can raise for a value."""
+
+    name = "jax-jit"
+    can_raise = False
+
+    def takes(self, item: pytest.Item) -> bool:
+        """The bounds of exactness, in float32 and 16 bits (the only precisions where XLA's own errors count)."""
+        if item.originalname == "test_as_many_options_as_go_together":
+            return zlib.crc32(item.name.encode()) % 8 == 0
+        return item.path.stem == "test_exactness" and parameters_of(item).get("dtype") != np.float64
+
+    def apply(self, function: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        import jax
+
+        arrays = {name: value for name, value in options.items() if isinstance(value, jax.Array)}
+        rest = {name: value for name, value in options.items() if name not in arrays}
+        return jax.jit(lambda given, named: function(*given, **named, **rest))(arguments, arrays)
 
 
 @dataclass(frozen=True)
@@ -119,10 +190,25 @@ class PyTorchAutograd(PyTorch):
         return torch.autograd.grad(gradient, logits, arguments[2])[0]
 
 
-# One entry each: JAX (eager and jit) joins here and meets every test that asks for `library`.
-LIBRARIES = [NumPy()]
+# One entry each: they meet every test that asks for `library`.
+LIBRARIES: list[NumPy] = [NumPy()]
 if importlib.util.find_spec("torch"):
     LIBRARIES += [PyTorch(), PyTorchAutograd()]
+if importlib.util.find_spec("jax"):
+    # jaxlib 0.10.2 takes some reductions on the CPU for another: without this its jit gives wrong sums.
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_experimental_ynn_fusion_type="
+    LIBRARIES += [JAX(), CompiledJAX()]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave to each library the tests that it takes."""
+    kept = [item for item in items if "library" not in (given := parameters_of(item)) or given["library"].takes(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def parameters_of(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
 
 
 @pytest.fixture(scope="session", params=LIBRARIES, ids=lambda library: library.name)

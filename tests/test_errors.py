@@ -69,14 +69,27 @@ WRONG = [
     Wrong(
         "sparse index too large",
         IndexError,
-        ["target[0]", "[1, 0]", "4"],
+        ["target indices[1, 0]", "4"],
         target=(np.array([[0], [4], [1]]), np.ones((3, 1))),
     ),
     Wrong(
-        "sparse index negative", IndexError, ["target[0]", "-2"], target=(np.array([[0], [-2], [1]]), np.ones((3, 1)))
+        "sparse index negative",
+        IndexError,
+        ["target indices[1, 0]", "-2"],
+        target=(np.array([[0], [-2], [1]]), np.ones((3, 1))),
     ),
-    Wrong("sparse value negative", ValueError, ["target[1]", "-1"], target=(np.zeros((3, 1), int), -np.ones((3, 1)))),
-    Wrong("sparse value nan", ValueError, ["target[1]", "nan"], target=(np.zeros((3, 1), int), np.full((3, 1), NAN))),
+    Wrong(
+        "sparse value negative",
+        ValueError,
+        ["target values[0, 0]", "-1"],
+        target=(np.zeros((3, 1), int), -np.ones((3, 1))),
+    ),
+    Wrong(
+        "sparse value nan",
+        ValueError,
+        ["target values[0, 0]", "nan"],
+        target=(np.zeros((3, 1), int), np.full((3, 1), NAN)),
+    ),
     Wrong(
         "sparse float indices", TypeError, ["indices", "float64", "integer"], target=(np.zeros((3, 1)), np.ones((3, 1)))
     ),

@@ -32,7 +32,7 @@ def check_rows(library, logits, labels):
     assert gradient.dtype == logits.dtype
     bound = tolerances.gradient_bound(logits)
     if logits.dtype.itemsize == 2:
-        slack = bound * abs(expected) * float(np.finfo(np.float32).eps)
+        slack = bound * abs(expected) * float(np.finfo(np.float32).eps) + library.flushed
         assert_within(gradient, expected, tolerances.ROUNDED_ONCE, slack=slack)
     else:
         assert_within(gradient, expected, bound)
@@ -364,9 +364,10 @@ def test_log_loss_of_probabilities(library, dtype):
 @pytest.mark.parametrize("inputs", ["probs", "log_probs"])
 def test_binary_log_loss_of_probabilities(library, dtype, inputs, target):
     eps = float(np.finfo(dtype).eps)
+    # Logarithms as they come, not those of round probabilities: exp would give these back too well.
+    log_p = -np.concatenate([np.geomspace(1e-30, 80, 70), np.linspace(0.5, 0.9, 9)])
     p = np.concatenate([np.geomspace(1e-30, 0.9, 60), 1 - np.geomspace(eps, 0.5, 30)])
-    given = (np.log(p) if inputs == "log_probs" else p).astype(dtype)
-    given = given[given < 0] if inputs == "log_probs" else given
+    given = (log_p if inputs == "log_probs" else p).astype(dtype)
     targets = np.full(len(given), target)
     value, gradient = library.call(
         "binary_cross_entropy_value_and_grad", given, targets, inputs=inputs, reduction="none"
@@ -391,6 +392,8 @@ def test_options_on_full_length_numbers(library, dtype, function, size):
     """Every option alone, on logits whose differences round and whose small probabilities underflow float32."""
     rng = np.random.default_rng(18)
     for target, names in cases.combinations_of(function, 1):
+        if target in ("one_hot", "sparse"):  # the same measure as labels and soft targets, in another form
+            continue
         given = cases.problem(function, target, names)
         if given.options.get("inputs", "logits") == "logits":
             logits = rng.normal(0, size, given.logits.shape).astype(dtype)
@@ -406,6 +409,6 @@ def test_the_slope_of_a_soft_cap_does_not_cancel(library, dtype):
     exact = reference.cross_entropy(logits, [0, 2], softcap=1.5, reduction="sum")
     _, gradient = library.call("cross_entropy_value_and_grad", logits, np.array([0, 2]), softcap=1.5, reduction="sum")
     scales = ErrorScales(exact)
-    slack = scales.gradient * scales.transform_size * tolerances.TRANSFORM
+    slack = scales.gradient * scales.transform_size * tolerances.TRANSFORM * library.working_eps(dtype)
     assert_within(gradient, exact.gradient, tolerances.GRADIENT + 3.0, scale=scales.gradient, slack=slack)
     assert (gradient != 0).all()

@@ -31,9 +31,9 @@ SCALED = 2
 ROUNDED_ONCE = 0.51
 # tanh, exp and log of one argument, and a sum of at most a few terms round them.
 ELEMENTWISE = 4
-# Float64 roundings of x / T + b and of the soft-cap before the row starts: each moves z_j by half an ulp of its size,
-# and two logits enter a difference.
-TRANSFORM = 4 * float(np.finfo(np.float64).eps)
+# Roundings of x / T + b and of the soft-cap before the row starts, in the library's working precision
+# (`library.working_eps`): each moves z_j by half an ulp of its size, and two logits enter a difference.
+TRANSFORM = 4
 # Two results that are each within a bound of the truth differ by at most twice the bound.
 BETWEEN_TWO = 2
 

@@ -46,6 +46,7 @@ __all__ = [
     "log_sigmoid",
     "log_softmax",
     "one_hot",
+    "optax",
     "perplexity",
     "row_statistics",
     "sigmoid",
@@ -54,7 +55,7 @@ __all__ = [
     "torch",
 ]
 
-LAZY = ("evaluation", "torch")  # loaded on first use, so that the core imports NumPy alone
+LAZY = ("evaluation", "optax", "torch")  # loaded on first use, so that the core imports NumPy alone
 
 
 def __getattr__(name: str) -> Any:

@@ -11,8 +11,9 @@ from typing import Any
 
 # The first word of an array type's module -> the file in libraries/ that serves it. The user's array is what imports
 # its library.
-LIBRARIES = {"numpy": "numpy", "torch": "torch"}
-KNOWN_WITHOUT_SUPPORT = {"jax": "JAX", "jaxlib": "JAX", "cupy": "CuPy", "tensorflow": "TensorFlow"}
+LIBRARIES = {"numpy": "numpy", "torch": "torch", "jax": "jax", "jaxlib": "jax"}
+TAKES_NUMPY = ("jax",)  # libraries whose own functions take NumPy arrays beside theirs
+KNOWN_WITHOUT_SUPPORT = {"cupy": "CuPy", "tensorflow": "TensorFlow"}
 
 
 def library_of(*arrays: Any) -> Any:
@@ -20,7 +21,7 @@ def library_of(*arrays: Any) -> Any:
     found: dict[str, Any] = {}
     for value in arrays:
         for part in value if isinstance(value, tuple) else (value,):
-            name = root_module(type(part))  # type: ignore[arg-type]
+            name = root_module(type(part))
             if name in LIBRARIES:
                 found[LIBRARIES[name]] = part
             elif name in KNOWN_WITHOUT_SUPPORT:
@@ -28,6 +29,8 @@ def library_of(*arrays: Any) -> Any:
                     f"{KNOWN_WITHOUT_SUPPORT[name]} arrays are not supported by this version of crossentropy; "
                     "convert with numpy.asarray first"
                 )
+    if "numpy" in found and any(name in found for name in TAKES_NUMPY):
+        del found["numpy"]
     if len(found) > 1:
         raise TypeError(f"arrays of several libraries: {', '.join(sorted(found))}; convert them to one")
     return load_library(next(iter(found), "numpy"))

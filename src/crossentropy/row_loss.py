@@ -139,9 +139,12 @@ class RowStatistics:
 
 
 def times(xp: Any, coefficient: Any, value: Any) -> Any:
-    """coefficient * value, where a coefficient of 0 wins over an infinite or undefined value: 0 x -inf counts 0."""
+    """coefficient * value, where a coefficient of 0 wins over an infinite or undefined value: 0 x -inf counts 0.
+
+    The value is replaced, not the product: so the derivative to a coefficient that is 0 is the value, as it must be.
+    """
     coefficient = xp.asarray(coefficient, dtype=value.dtype)
-    return xp.where(coefficient == 0, xp.zeros_like(value), coefficient * value)
+    return coefficient * xp.where((coefficient == 0) & ~xp.isfinite(value), 0.0, value)
 
 
 def difference_error(xp: Any, a: Any, b: Any, difference: Any) -> Any:

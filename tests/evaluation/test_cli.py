@@ -1,6 +1,9 @@
 """The command line: exit status, one line per error, never a traceback."""
 
 import io
+import json
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -8,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+import crossentropy
 from crossentropy.evaluation import cli
 
 from .conftest import as_columns, softmax_rows
@@ -42,6 +46,18 @@ def test_wrong_calls_have_status_2(run, save):
     assert run("report", save(GOOD), "--label-kind", "guess")[0] == 2
 
 
+def test_names_before_the_file(run, run_json, save):
+    path = save(GOOD)
+    status, out, err = run("report", "--classes", "p_x", "p_y", path)
+    assert (status, out) == (2, "")
+    assert f"{str(path)!r} was read as a column; put the file first, or after --" in err
+    assert "was read as a column" not in run("report")[2]
+    expected = run_json("report", path)
+    assert run_json("report", "--classes", "p_x", "--classes", "p_y", "--worst", "10", path) == expected
+    status, out, _ = run("report", "--json", "--classes", "p_x", "p_y", "--", path)
+    assert (status, json.loads(out)) == (0, expected)
+
+
 def test_options_reach_the_reader(run_json, save):
     columns = {"k": ["r1", "r2"], "truth": [2, 1], "q_1": [0.1, 0.8], "q_2": [0.9, 0.2], "w": [1.0, 3.0], "y": [0, 0]}
     numbers = run_json(
@@ -55,6 +71,15 @@ def test_options_reach_the_reader(run_json, save):
     assert numbers["reading"][1] == "not used: 'y'"
 
 
+def test_progress_is_shown_on_a_terminal_alone(save, capfd, monkeypatch):
+    path = str(save(GOOD))
+    assert cli.main(["report", path]) == 0
+    assert capfd.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any stream for a terminal
+    assert cli.main(["report", path]) == 0
+    assert "reading" in capfd.readouterr().err
+
+
 def test_worst_rows_can_be_more_or_none(run_json, save):
     probabilities, labels = softmax_rows(200, 3)
     path = save(as_columns(probabilities, labels))
@@ -65,7 +90,7 @@ def test_worst_rows_can_be_more_or_none(run_json, save):
 
 def test_a_missing_package_is_named(run, save, monkeypatch):
     path = save(GOOD)
-    monkeypatch.setitem(sys.modules, "crossentropy.evaluation.terminal", None)
+    monkeypatch.setitem(sys.modules, "crossentropy.evaluation.commands", None)
     monkeypatch.setattr(cli, "EXTRA", ("crossentropy",))
     status, _, err = run("report", path)
     assert status == 1
@@ -79,6 +104,31 @@ def test_a_name_that_the_terminal_cannot_show(save, monkeypatch):
     text = out.buffer.getvalue().decode()
     assert r"\xe4" in text
     assert "Log loss" in text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the redirections are those of a POSIX shell")
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [
+        pytest.param(
+            "> /dev/full",
+            "the output cannot be written: No space left on device",
+            marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full"),
+        ),
+        (">&-", "there is no standard output to write to"),
+    ],
+)
+@pytest.mark.parametrize("command", ["report {} ", "--version"])
+def test_output_that_cannot_be_written(save, redirection, message, command):
+    call = f"'{sys.executable}' -m crossentropy.evaluation.cli {command.format(save(GOOD))} {redirection}"
+    ended = subprocess.run(["/bin/sh", "-c", call], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"crossentropy: error: {message}\n"
+
+
+def test_version_is_that_of_the_package(run, monkeypatch):
+    monkeypatch.setattr(crossentropy, "__version__", "9.9.9")
+    assert run("--version")[:2] == (0, "crossentropy 9.9.9\n")
 
 
 def test_demo_trains_saves_and_reports(run, tmp_path):

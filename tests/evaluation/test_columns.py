@@ -29,20 +29,42 @@ def test_class_names_are_the_columns_without_their_shared_prefix(columns, names)
 def test_columns_are_found_by_their_usual_names():
     kinds = {"": "integer", "Label": "text", "p_a": "float", "p_b": "float", "sample_weight": "float", "loss": "float"}
     columns = find_columns(kinds)
-    assert (columns.label, columns.probabilities, columns.weight) == ("Label", ("p_a", "p_b"), "sample_weight")
+    assert (columns.label, columns.predictions, columns.weight) == ("Label", ("p_a", "p_b"), "sample_weight")
     assert columns.id == ""
     assert columns.unused == ("loss",)
 
 
 def test_without_a_usual_prefix_all_floating_columns_are_classes():
     columns = find_columns({"cat": "float", "y": "text", "dog": "float", "fold": "integer"})
-    assert columns.probabilities == ("cat", "dog")
+    assert columns.predictions == ("cat", "dog")
     assert columns.unused == ("fold",)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "inputs", "layout", "classes"),
+    [
+        ({"p_a": "float", "p_b": "float", "logit_a": "float", "logit_b": "float"}, "probs", "wide", ("a", "b")),
+        ({"logit_a": "float", "logit_b": "float"}, "logits", "wide", ("a", "b")),
+        ({"log_prob_a": "float", "log_prob_b": "float"}, "log_probs", "wide", ("a", "b")),
+        ({"p": "float"}, "probs", "single", ("0", "1")),
+        ({"score": "float"}, "probs", "single", ("0", "1")),
+        ({"logit": "float"}, "logits", "single", ("0", "1")),
+        ({"probs": "list", "embedding": "list"}, "probs", "list", ()),
+        ({"logits": "list"}, "logits", "list", ()),
+        ({"softmax": "list"}, "probs", "list", ()),
+    ],
+)
+def test_what_the_columns_hold_goes_by_their_names(kinds, inputs, layout, classes):
+    columns = find_columns({"label": "integer", **kinds})
+    assert (columns.inputs, columns.layout, columns.classes) == (inputs, layout, classes)
+    assert find_columns({"label": "integer", **kinds}, classes=list(columns.predictions)).inputs == inputs
+    if inputs == "probs" and len(kinds) == 4:
+        assert find_columns({"label": "integer", **kinds}, inputs="logits").predictions == ("logit_a", "logit_b")
 
 
 def test_named_columns_override_and_keep_their_order():
     kinds = {"y": "text", "p_a": "float", "p_b": "float", "q_b": "float", "q_a": "float", "key": "text", "k": "text"}
-    assert find_columns(kinds).probabilities == ("p_a", "p_b")
+    assert find_columns(kinds).predictions == ("p_a", "p_b")
     assert find_columns(kinds, classes="q_*").classes == ("b", "a")
     assert find_columns(kinds, classes=["q_a", "q_b"], id="k", label="key").classes == ("a", "b")
     assert find_columns(kinds).id == "key"
@@ -59,8 +81,8 @@ def test_named_columns_override_and_keep_their_order():
             {},
             "any of the columns 'label', 'target'",
         ),
-        ({"label": "text", "p_a": "float"}, {}, "only one \\('p_a'\\)"),
-        ({"label": "text"}, {}, "there is none"),
+        ({"label": "text"}, {}, "there are no predictions among"),
+        ({"label": "text", "p_a": "float", "p_b": "text"}, {}, "is 'p_a' the one column of predictions\\? 'p_b'"),
         ({"label": "text", "p_a": "float", "p_b": "float"}, {"label": "labl"}, "no label column 'labl'.*'label' meant"),
         ({"label": "text", "p_a": "float", "p_b": "float"}, {"id": "nr"}, "no id column 'nr'"),
         ({"label": "text", "p_a": "float", "p_b": "float"}, {"classes": ["q_*"]}, "no column is named 'q_\\*'"),
@@ -70,6 +92,26 @@ def test_named_columns_override_and_keep_their_order():
             "'p_b' is meant to hold .* holds text",
         ),
         ({"y": "float", "p_a": "float", "p_b": "float"}, {"classes": ["*"]}, "'y' is the label"),
+        ({"y": "text", "id": "float", "a": "float"}, {"classes": ["a", "id"]}, "'id' is the id and cannot hold pred"),
+        ({"y": "text", "a": "float", "b": "float"}, {"classes": ["*"], "by": ["b"], "label": "y"}, "'y' is the label"),
+        ({"y": "text", "a": "float", "b": "float"}, {"classes": ["a", "b"], "weight": "b"}, "'b' is the weight and"),
+        ({"y": "text", "a": "float", "b": "float"}, {"classes": ["a", "b"], "by": ["b"]}, "'b' is the column to split"),
+        ({"y": "float", "p_a": "float", "p_b": "float"}, {"weight": "y"}, "'y' cannot be the weight and the label"),
+        (
+            {"y": "text", "k": "float", "p_a": "float", "p_b": "float"},
+            {"weight": "k", "id": "k"},
+            "'k' cannot be the weight and the id",
+        ),
+        (
+            {"y": "text", "k": "float", "p_a": "float", "p_b": "float"},
+            {"weight": "k", "by": ["k"]},
+            "'k' cannot be the weight and the column to split by",
+        ),
+        (
+            {"y": "text", "weight": "text", "p_a": "float", "p_b": "float"},
+            {},
+            "'weight' is meant to hold weights and h",
+        ),
     ],
 )
 def test_columns_that_cannot_be_told(kinds, options, message):
@@ -79,7 +121,7 @@ def test_columns_that_cannot_be_told(kinds, options, message):
 
 @pytest.mark.parametrize(
     ("label", "position"),
-    [("cat", 0), ("p_cat", 0), ("dog", 1), (1, 1), ("1", 1), (1.0, 1), ("1.0", 1), (True, 1), (b"dog", 1), (0, 0)],
+    [("cat", 0), ("p_cat", 0), ("dog", 1), (1, 1), ("1", 1), (1.0, 1), ("1.0", 1), (b"dog", 1), (0, 0)],
 )
 def test_a_label_is_a_class_name_else_a_position(label, position):
     assert ClassIndex(["cat", "dog"], ["p_cat", "p_dog"]).position(label) == position
@@ -91,6 +133,42 @@ def test_a_label_is_a_class_name_else_a_position(label, position):
 def test_a_label_without_a_class(label):
     with pytest.raises(PredictionError, match=r"is no class"):
         ClassIndex(["cat", "dog"]).position(label)
+
+
+def test_a_column_with_a_named_role_is_not_found_for_another():
+    kinds = {"label": "text", "id": "float", "weight": "float", "p_a": "float", "p_b": "float"}
+    assert find_columns(kinds, weight="id").id is None
+    assert find_columns(kinds, by=["weight"]).weight is None
+    assert find_columns(kinds, group="weight").weight is None
+    assert find_columns(kinds, id="weight").weight is None
+    assert find_columns(kinds, by=["id"]).id == "id"  # a value to show and to split by is no contradiction
+
+
+def test_all_labels_are_read_by_one_rule():
+    index = ClassIndex(["1", "2", "3"])
+    assert index.position("0", row=4) == 0  # by position alone
+    with pytest.raises(
+        PredictionError, match=r"'3' can only be the name of a class and label '0' in row 4 only the pos"
+    ):
+        index.position("3", row=7)
+    index = ClassIndex(["0", "1", "dog"])
+    assert index.position("1", row=0) == 1  # both, and the same: no evidence
+    assert index.position("dog", row=1) == 2
+    assert index.position("0", row=2) == 0
+    with pytest.raises(PredictionError, match=r"'2' can only be the position of a class and label 'dog' in row 1"):
+        index.position("2", row=3)
+    index = ClassIndex(["cat", "dog"], ["p_cat", "p_dog"])
+    assert [index.position(label) for label in ("cat", "p_dog")] == [0, 1]  # two names
+
+
+def test_a_boolean_is_a_name_and_no_position():
+    for label in (True, False):
+        with pytest.raises(PredictionError, match=rf"label {label} is no class"):
+            ClassIndex(["yes", "no"]).position(label)
+        assert ClassIndex(["yes", "no"], kind="position").position(label) == label
+        assert ClassIndex(["true", "false"]).position(label) == (not label)
+        assert ClassIndex(["False", "True"]).position(label) == label
+        assert ClassIndex(["1", "0"]).position(label) == (not label)
 
 
 def test_a_close_name_is_suggested():

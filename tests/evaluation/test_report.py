@@ -289,7 +289,8 @@ def test_nothing_to_evaluate(state):
         (lambda p: (p.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32), "bfloat16"),
         (lambda p: np.round(p, 3), "3 decimals"),
         (lambda p: np.round(p, 3).astype(np.float32), "3 decimals"),
-        (lambda p: np.array([[float(f"{x:.5g}") for x in row] for row in p]), "5 decimals"),
+        (lambda p: np.array([[float(f"{x:.5g}") for x in row] for row in p]), "5 digits"),
+        (lambda p: np.array([[float(str(x)) for x in row] for row in p.astype(np.float32)]), "float32"),
     ],
 )
 def test_row_sums_that_the_stored_precision_explains(store, precision):
@@ -297,6 +298,27 @@ def test_row_sums_that_the_stored_precision_explains(store, precision):
     sums = evaluate(store(probabilities), labels).result().row_sums
     assert sums.precision == precision
     assert sums.rows_beyond == 0
+
+
+@pytest.mark.parametrize("certain", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_row_sums_of_small_numbers_are_judged_too(certain, dtype):
+    probabilities = np.random.default_rng(0).random((50, 20)) * 0.04  # every number below 0.1, sums of 0.3 to 0.55
+    probabilities[:certain] = np.eye(20)[:certain]  # 0 and 1 are evidence of no precision
+    sums = evaluate(probabilities.astype(dtype), np.zeros(50, int), batch=7).result().row_sums
+    assert sums.precision == np.dtype(dtype).name
+    assert sums.rows_beyond == 50 - certain
+
+
+@pytest.mark.parametrize("digits", [2, 4, 6])
+def test_digits_explain_no_more_for_more_classes(digits):
+    probabilities, labels = softmax_rows(40, 1000, seed=5)
+    written = np.array([[float(f"{x:.{digits}g}") for x in row] for row in probabilities])
+    sums = evaluate(written, labels).result().row_sums
+    assert (sums.precision, sums.rows_beyond) == (f"{digits} digits", 0)
+    assert sums.tolerance == pytest.approx(5 * 10.0**-digits, rel=1e-5)
+    shrunk = np.array([[float(f"{x:.{digits}g}") for x in row] for row in probabilities * 0.9])
+    assert evaluate(shrunk, labels).result().row_sums.rows_beyond == 40
 
 
 def test_row_sums_beyond_the_precision_are_shown_and_not_renormalised():

@@ -9,11 +9,18 @@ from typing import Any
 _HOME = {
     "Batch": "batches",
     "Categories": "batches",
+    "Comparison": "comparison",
     "Evaluation": "state",
+    "LanguageModelEvaluation": "language_model",
+    "LanguageModelReport": "language_model_scores",
     "LogLossReport": "log_loss_report",
     "PredictionError": "batches",
+    "TextBatch": "language_model",
+    "compare": "commands",
+    "language_model_report": "language_model_table",
     "read_predictions": "tables",
     "report": "commands",
+    "rows": "commands",
 }
 
 __all__ = sorted(_HOME)

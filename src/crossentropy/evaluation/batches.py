@@ -50,6 +50,8 @@ class Categories:
         return replace(self, codes=self.codes[rows])
 
 
+# Intervals need the third powers of the weights, which must neither overflow nor vanish.
+WEIGHTS = (1e-100, 1e100)
 # inputs -> lowest value, highest value, whether the highest is excluded, what a value is called
 RANGES = {
     "probs": (0.0, 1.0, False, "a probability: it lies outside [0, 1]"),
@@ -71,7 +73,7 @@ class Batch:
     labels : int array, shape (rows,), positions in [0, classes)
     inputs : "probs", every value in [0, 1]; "log_probs", every value <= 0; or "logits", any value but NaN and +inf
     ids : sequence of `rows` values, or None; only the ids of rows that are shown are ever looked at
-    weights : float array, shape (rows,), finite and >= 0, or None for 1 each
+    weights : float array, shape (rows,), 0 or from 1e-100 to 1e100, or None for 1 each
     groups : the cluster of each row: rows that belong together and count as one observation
     slices : name -> the value of each row, for every column by which the loss is split
     first_row : position of the first row in the whole, counted from 0; used in messages
@@ -123,9 +125,12 @@ class Batch:
                 raise PredictionError(f"{name} has {len(values)} values for {rows} rows")
         self._set(seen=rows)
         if weights is not None and rows:
-            if not (weights.min() >= 0 and weights.max() < np.inf):
-                row = int(np.argmin((weights >= 0) & (weights < np.inf)))
-                raise PredictionError(f"{self.where(row)}: weight {weights[row]} is not a finite number >= 0")
+            good = (weights == 0) | ((weights >= WEIGHTS[0]) & (weights <= WEIGHTS[1]))
+            if not good.all():
+                row, (low, high) = int(good.argmin()), WEIGHTS
+                raise PredictionError(
+                    f"{self.where(row)}: weight {weights[row]} is not 0 or a number from {low:g} to {high:g}"
+                )
             if not weights.all():
                 self._keep(np.flatnonzero(weights))
         if self.rows:

@@ -5,18 +5,46 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from .log_loss_report import LogLossReport
+    from .batches import Batch
+    from .forms import Forms
+    from .tables import Predictions
 
 # The packages of the `report` extra, by the names they are imported under.
-EXTRA = ("pyarrow", "rich", "matplotlib", "sklearn")
+EXTRA = ("pyarrow", "rich", "matplotlib", "scipy", "sklearn")
+# The exit status of a comparison that was asked to fail; errors have 1 and wrong calls 2.
+WORSE = 3
+READING = (
+    "A label matches a class name (the prediction columns' names without their common prefix), else a position counted "
+    "from 0. Columns are found by their usual names; the options above override that. "
+    "--classes and --by take every name that follows: put the file before them, or after --."
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse, that says where the file went that a list of names took for one of them."""
+
+    last_name = ""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("the following arguments are required") and self.last_name:
+            message += f" ({self.last_name!r} was read as a column; put the file first, or after --)"
+        super().error(message)
+
+
+class Names(argparse.Action):
+    """Collect every name that follows the option, which may be repeated."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), *values])
+        parser.last_name = values[-1]
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="crossentropy",
         description="Judge saved predictions by their cross-entropy (log loss).",
         epilog="Start with: crossentropy demo",
@@ -34,31 +62,90 @@ def parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser(
         "report",
-        help="log loss, baselines, loss by class and the most confidently wrong rows of a file",
+        help="log loss, interval, calibration, loss by class and the most confidently wrong rows of a file",
         description="Report on saved predictions: a Parquet, CSV or Arrow file with one row per prediction, one column "
         "of probabilities per class and a label column; or an NPY array of probabilities with --labels.",
-        epilog="A label matches a class name (the probability columns' names without their common prefix), else a "
-        "position counted from 0. Columns are found by their usual names; the options below override that.",
+        epilog=READING,
     )
-    report.add_argument("file", metavar="FILE", help="Parquet, CSV, Arrow IPC or NPY file")
-    report.add_argument("--labels", metavar="FILE.npy", help="the labels of an NPY array of probabilities")
-    report.add_argument("--label", metavar="COLUMN", help="the label column")
-    report.add_argument("--classes", metavar="COLUMN", nargs="+", help="the probability columns, or patterns: 'p_*'")
-    report.add_argument("--id", metavar="COLUMN", help="the column that names the rows")
-    report.add_argument("--weight", metavar="COLUMN", help="the rows' weights")
-    report.add_argument("--group", metavar="COLUMN", help="rows of one value belong together: intervals by cluster")
-    report.add_argument("--by", metavar="COLUMN", nargs="+", default=(), help="split the loss by these columns")
+    report.add_argument("file", metavar="FILE", help="file, folder or 'pattern*': Parquet, CSV, Arrow IPC or NPY")
+    _add_reading(report)
     report.add_argument(
+        "--worst", metavar="N", type=_count, default=10, help="wrong rows to show (default: %(default)s)"
+    )
+    report.add_argument("--baseline", metavar="FILE", help="predictions for the same rows to measure the skill against")
+    texts = report.add_argument_group("language models", "rows that hold the log-probability of a text")
+    texts.add_argument("--language-model", action="store_true", help="loss per token, perplexity and bits per byte")
+    texts.add_argument("--log-prob", metavar="COLUMN", help="the log-probability of the whole text (implies the above)")
+    texts.add_argument("--tokens", metavar="COLUMN", help="the number of tokens of the text")
+    texts.add_argument("--bytes", metavar="COLUMN", help="the number of bytes of the text")
+    report.add_argument("--json", action="store_true", help="the same numbers as JSON")
+
+    compare = commands.add_parser(
+        "compare",
+        help="which of two models is better on the same rows, by how much, and how sure that is",
+        description="Compare the predictions of two models for the same rows, aligned by id, or checked to be the same "
+        "labels in the same order. Differences are B - A: below 0, B is better.",
+        epilog=READING,
+    )
+    compare.add_argument("a", metavar="A", help="predictions of the first model, as for report")
+    compare.add_argument("b", metavar="B", help="predictions of the second model")
+    _add_reading(compare)
+    compare.add_argument("--labels-b", metavar="FILE.npy", help="the labels of B, where they are not in A's file")
+    compare.add_argument(
+        "--moved", metavar="N", type=_count, default=5, help="rows that moved most (default: %(default)s)"
+    )
+    compare.add_argument(
+        "--fail-if-worse-than",
+        metavar="NATS",
+        type=float,
+        help=f"end with status {WORSE} where B's mean loss is more than NATS above A's",
+    )
+    compare.add_argument("--json", action="store_true", help="the same numbers as JSON")
+
+    rows = commands.add_parser(
+        "rows",
+        help="every row's loss, entropy and prediction, as Parquet or CSV",
+        description="Write every row's loss, entropy and prediction: as CSV to the screen, or to a file.",
+        epilog=READING,
+    )
+    rows.add_argument("file", metavar="FILE", help="predictions, as for report")
+    _add_reading(rows)
+    rows.add_argument("--worst", metavar="N", type=_count, help="only so many rows, the largest losses first")
+    rows.add_argument("--label-errors", action="store_true", help="only rows whose label is suspected to be wrong")
+    rows.add_argument("--output", metavar="FILE", help="write a .parquet or .csv file")
+    return top
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    reading = command.add_argument_group("how to read")
+    reading.add_argument("--labels", metavar="FILE.npy", help="the labels of an NPY array of predictions")
+    reading.add_argument("--label", metavar="COLUMN", help="the label column")
+    reading.add_argument(
+        "--classes", metavar="COLUMN", nargs="+", action=Names, help="the prediction columns, or patterns: 'p_*'"
+    )
+    reading.add_argument("--id", metavar="COLUMN", help="the column that names the rows")
+    reading.add_argument("--weight", metavar="COLUMN", help="the rows' weights")
+    reading.add_argument("--group", metavar="COLUMN", help="rows of one value belong together: intervals by cluster")
+    reading.add_argument(
+        "--by", metavar="COLUMN", nargs="+", action=Names, default=(), help="split the loss by these columns"
+    )
+    reading.add_argument(
+        "--inputs",
+        choices=("auto", "probs", "log_probs", "logits"),
+        default="auto",
+        help="what the predictions are (default: by the columns' names, else probabilities)",
+    )
+    reading.add_argument(
         "--label-kind",
         choices=("auto", "name", "position"),
         default="auto",
         help="what a label is, where it could be a class name and a position (default: %(default)s)",
     )
-    report.add_argument(
-        "--worst", metavar="N", type=_count, default=10, help="wrong rows to show (default: %(default)s)"
-    )
-    report.add_argument("--json", action="store_true", help="the same numbers as JSON")
-    return top
+
+
+def _reading(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("labels", "label", "classes", "id", "weight", "group", "by", "inputs", "label_kind")
+    return {name: getattr(options, name) for name in names}
 
 
 def _count(text: str) -> int:
@@ -71,28 +158,62 @@ def _count(text: str) -> int:
     return value
 
 
-def run_report(options: argparse.Namespace) -> None:
+def run_version() -> int:
+    from crossentropy import __version__
+
+    print(f"crossentropy {__version__}")
+    return 0
+
+
+def run_report(options: argparse.Namespace) -> int:
     from .commands import report
 
+    if options.language_model or options.log_prob:
+        from .language_model_table import language_model_report
+
+        names = ("log_prob", "tokens", "bytes", "id", "weight", "group", "by", "worst")
+        texts = language_model_report(options.file, **{name: getattr(options, name) for name in names})
+        return _show(texts, options.json)
     result = report(
-        options.file,
-        worst=options.worst,
-        labels=options.labels,
-        label=options.label,
-        classes=options.classes,
-        id=options.id,
-        weight=options.weight,
-        group=options.group,
-        by=options.by,
-        label_kind=options.label_kind,
+        options.file, worst=options.worst, baseline=options.baseline, watch=_with_progress, **_reading(options)
     )
-    if options.json:
-        print(result.to_json())
-    else:
-        _show(result)
+    return _show(result, options.json)
 
 
-def run_demo(options: argparse.Namespace) -> None:
+def _with_progress(predictions: Predictions) -> Iterator[Batch]:
+    """The batches, with a progress bar on the error stream where that is a terminal; gone when done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading", total=predictions.rows)
+        for batch in predictions:
+            yield batch
+            progress.advance(task, batch.seen)
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    from .commands import compare
+
+    for_b = {"labels": options.labels_b} if options.labels_b else {}
+    result = compare(options.a, options.b, moved=options.moved, options_b=for_b, **_reading(options))
+    _show(result, options.json)
+    limit = options.fail_if_worse_than
+    # "not <=" and not ">": a difference that is undefined is no proof of being good enough
+    return WORSE if limit is not None and not result.difference.mean <= limit else 0
+
+
+def run_rows(options: argparse.Namespace) -> int:
+    from .row_table import row_batches, worst_rows, write_rows
+    from .tables import read_predictions
+
+    batches = row_batches(read_predictions(options.file, **_reading(options)), options.label_errors)
+    write_rows(batches if options.worst is None else worst_rows(batches, options.worst).to_batches(), options.output)
+    return 0
+
+
+def run_demo(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from rich.console import Console
@@ -102,47 +223,51 @@ def run_demo(options: argparse.Namespace) -> None:
 
     output = Path(options.output)
     demo.run(output, Console(highlight=False))
-    _show(report(output))
+    return _show(report(output))
 
 
-def _show(result: LogLossReport) -> None:
+def _show(result: Forms, as_json: bool = False) -> int:
     from rich.console import Console
 
-    from .terminal import plain_text, render
-
     console = Console(highlight=False)
-    if console.is_terminal:
-        console.print(render(result))
+    if as_json:
+        print(result.to_json())
+    elif console.is_terminal:
+        console.print(result)
     else:
-        print(plain_text(result, console.width))
+        print(result.text(console.width))
+    return 0
+
+
+RUN = {"demo": run_demo, "report": run_report, "compare": run_compare, "rows": run_rows}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 1 for predictions that cannot be evaluated, 2 for a wrong call."""
+    """Run one command. Exit status: 0; 1 predictions that cannot be evaluated; 2 a wrong call; 3 B is worse."""
     top = parser()
     options = top.parse_args(arguments)
-    if options.version:
-        from importlib.metadata import version
-
-        print(f"crossentropy {version('crossentropy')}")
-        return 0
-    if options.command is None:
+    if options.command is None and not options.version:
         top.print_help()
         return 2
+    if sys.stdout is None:  # closed by the shell: >&-
+        return _fail("there is no standard output to write to")
     # a name in a file that the terminal's encoding lacks is written as an escape, not raised as an error
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     from .batches import PredictionError
 
+    status = 0
     try:
-        {"demo": run_demo, "report": run_report}[options.command](options)
+        status = run_version() if options.version else RUN[options.command](options)
         sys.stdout.flush()
     except PredictionError as error:
         return _fail(str(error))
-    except BrokenPipeError:
-        # the reader (head, less) has seen enough; without this, Python complains again while it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        _discard_output()
+    except OSError as error:  # of the output: what cannot be read is a PredictionError
+        _discard_output()
+        return _fail(f"the output cannot be written: {error.strerror or error}")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in EXTRA:
             raise
@@ -158,7 +283,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"this is a mistake in crossentropy, not in the file: {type(error).__name__}: {error} "
             "(set CROSSENTROPY_TRACEBACK=1 to see where, and please report it)"
         )
-    return 0
+    return status
+
+
+def _discard_output() -> None:
+    # without this, Python complains again while it closes stdout
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(problem: str, status: int = 1) -> int:

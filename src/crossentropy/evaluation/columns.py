@@ -15,18 +15,33 @@ LABEL_NAMES = ("label", "labels", "target", "targets", "y_true", "true_label", "
 ID_NAMES = ("id", "ids", "row_id", "sample_id", "example_id", "image_id", "uuid", "key", "index", "name", "filename")
 PANDAS_INDEX = ("", "unnamed: 0", "__index_level_0__")
 WEIGHT_NAMES = ("weight", "weights", "row_weight", "sample_weight")
-PROBABILITY_PREFIX = re.compile(r"p(r(ob(s|a|abilit(y|ies))?)?)?(?![a-z])", re.IGNORECASE)
+# What a column of predictions holds, by the word its name begins with, in the order in which they are looked for.
+PREFIXES = {
+    "probs": re.compile(r"p(r(ob(s|a|abilit(y|ies))?)?)?(?![a-z])", re.IGNORECASE),
+    "log_probs": re.compile(r"log_?p(rob(s|abilit(y|ies))?)?(?![a-z])", re.IGNORECASE),
+    "logits": re.compile(r"logits?(?![a-z])", re.IGNORECASE),
+}
+KIND_NAMES = {"probs": "probabilities", "log_probs": "log-probabilities", "logits": "logits"}
 
+NUMERIC = ("float", "integer")
+# A column called like predictions that holds no value at all is one, so that its first row can be named.
+PREDICTED = (*NUMERIC, "nothing")
 LABEL_KINDS = ("auto", "name", "position")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns an evaluation reads, by their names in the table, and the class names they stand for."""
+    """The columns an evaluation reads, by their names in the table, and the class names they stand for.
+
+    `layout` is "wide" for a column per class, "list" for one column with a list per row (whose classes are known once a
+    row is), "single" for one column that holds class 1 of two.
+    """
 
     label: str
-    probabilities: tuple[str, ...]
+    predictions: tuple[str, ...]
     classes: tuple[str, ...]
+    inputs: str = "probs"
+    layout: str = "wide"
     id: str | None = None
     weight: str | None = None
     group: str | None = None
@@ -35,8 +50,13 @@ class Columns:
 
     def describe(self) -> tuple[str, ...]:
         """How the columns were read, for the head of the report."""
-        first, last = self.probabilities[0], self.probabilities[-1]
-        roles = [f"label from {self.label!r}", f"probabilities from {first!r} to {last!r}"]
+        first, last, kind = self.predictions[0], self.predictions[-1], KIND_NAMES[self.inputs]
+        columns = {
+            "wide": f"{kind} from {first!r} to {last!r}",
+            "list": f"{kind} from the lists in {first!r}",
+            "single": f"{kind} of class 1 from {first!r}",
+        }
+        roles = [f"label from {self.label!r}", columns[self.layout]]
         roles += [f"id from {self.id!r}"] * (self.id is not None)
         roles += [f"weight from {self.weight!r}"] * (self.weight is not None)
         roles += [f"clusters from {self.group!r}"] * (self.group is not None)
@@ -49,62 +69,102 @@ class Columns:
 def find_columns(
     kinds: Mapping[str, str],
     *,
+    inputs: str = "auto",
     label: str | None = None,
     classes: str | Sequence[str] | None = None,
     id: str | None = None,
     weight: str | None = None,
     group: str | None = None,
-    by: Sequence[str] = (),
+    by: Sequence[str] | None = None,
 ) -> Columns:
-    """Find the label, probability, id and weight columns; check those that are only taken when named.
+    """Find the label, prediction, id and weight columns; check those that are only taken when named.
 
     Parameters
     ----------
-    kinds : column name -> "float", "integer", "boolean", "text" or "other", in the table's order
+    kinds : column name -> "float", "integer", "boolean", "text", "list", "nothing" or "other", in the table's order
+    inputs : "probs", "log_probs", "logits", or "auto" to go by the columns' names
     label, id, weight : the column's name; found by its usual names where None
     group, by : the column of the clusters, the columns to split the loss by; none unless named
-    classes : the probability columns: names or patterns such as "p_*", in the order of the classes. Where None: the
-        numeric columns that start with p, prob or probability; where there are none, all floating columns left
+    classes : the prediction columns: names or patterns such as "p_*", in the order of the classes. Where None: the
+        numeric or list columns that start with p, prob, probability (or log_prob, logit); where there are none, all
+        floating columns left, or the list column that is left
 
     Raises
     ------
     PredictionError : a column is missing, or more than one could be meant
     """
     label = _column(kinds, label, "label") or _only_label(kinds)
-    weight = _column(kinds, weight, "weight") or _usual(kinds, WEIGHT_NAMES, {label})
-    id = _column(kinds, id, "id") or _usual(kinds, ID_NAMES + PANDAS_INDEX, {label})
     group = _column(kinds, group, "group")
-    by = tuple(dict.fromkeys(name for name in by if _column(kinds, name, "by")))
+    by = tuple(dict.fromkeys(name for name in by or () if _column(kinds, name, "by")))
+    id = _column(kinds, id, "id")
+    weight = _column(kinds, weight, "weight") or _usual(kinds, WEIGHT_NAMES, {label, id, group, *by})
+    if weight is not None and kinds[weight] not in (*NUMERIC, "boolean"):
+        raise PredictionError(f"column {weight!r} is meant to hold weights and holds {kinds[weight]}")
+    id = id or _usual(kinds, ID_NAMES + PANDAS_INDEX, {label, weight})
+    roles = {"label": (label,), "id": (id,), "cluster": (group,), "column to split by": by}
+    for role, names in roles.items():
+        if weight is not None and weight in names:
+            raise PredictionError(f"column {weight!r} cannot be the weight and the {role}")
     taken = {label, id, weight, group, *by}
+    free = {name: kind for name, kind in kinds.items() if name not in taken}
     if classes is not None:
-        probabilities = _matching(kinds, classes)
-        if label in probabilities:
-            raise PredictionError(f"column {label!r} is the label and cannot hold probabilities as well")
+        found = _matching(kinds, classes)
+        for role, names in (roles | {"weight": (weight,)}).items():
+            if both := next((name for name in names if name in found), None):
+                raise PredictionError(f"column {both!r} is the {role} and cannot hold predictions as well")
+        if inputs == "auto":
+            inputs = next((kind for kind, word in PREFIXES.items() if all(map(word.match, found))), "probs")
     else:
-        free = {name: kind for name, kind in kinds.items() if name not in taken}
-        probabilities = [n for n, kind in free.items() if kind in ("float", "integer") and PROBABILITY_PREFIX.match(n)]
-        probabilities = probabilities or [name for name, kind in free.items() if kind == "float"]
-    not_numeric = [name for name in probabilities if kinds[name] not in ("float", "integer")]
-    if not_numeric:
+        inputs, found = _usual_predictions(free, inputs)
+    for name in found:
+        if kinds[name] not in PREDICTED and not (kinds[name] == "list" and len(found) == 1):
+            raise PredictionError(f"column {name!r} is meant to hold {KIND_NAMES[inputs]} and holds {kinds[name]}")
+    if not found:
         raise PredictionError(
-            f"column {not_numeric[0]!r} is meant to hold probabilities and holds {kinds[not_numeric[0]]}"
+            f"there are no predictions among {_listed(kinds)}{_texts_alike(free)}; name them with classes"
         )
-    if len(probabilities) < 2:
-        found = f"only one ({probabilities[0]!r})" if probabilities else "none"
-        raise PredictionError(
-            f"one column of probabilities per class is needed, at least two, and there is {found} "
-            f"among the columns {_listed(kinds)}; name them with classes"
-        )
+    layout = "wide" if len(found) > 1 else "list" if kinds[found[0]] == "list" else "single"
     return Columns(
         label=label,
-        probabilities=tuple(probabilities),
-        classes=class_names(probabilities),
+        predictions=tuple(found),
+        classes={"wide": class_names(found), "list": (), "single": ("0", "1")}[layout],
+        inputs=inputs,
+        layout=layout,
         id=id,
         weight=weight,
         group=group,
         by=by,
-        unused=tuple(name for name in kinds if name not in taken and name not in probabilities),
+        unused=tuple(name for name in free if name not in found),
     )
+
+
+def _usual_predictions(free: Mapping[str, str], inputs: str) -> tuple[str, list[str]]:
+    """What the prediction columns hold, and which they are."""
+    for kind, word in PREFIXES.items():
+        if inputs in ("auto", kind):
+            named = [name for name in free if word.match(name)]
+            for wanted in (PREDICTED, ("list",)):
+                found = [name for name in named if free[name] in wanted]
+                if len(found) == 1 < len(named) and wanted == PREDICTED:
+                    odd = next(name for name in named if name not in found)
+                    raise PredictionError(
+                        f"is {found[0]!r} the one column of predictions? {odd!r} is called alike and holds "
+                        f"{free[odd]}; name them with classes"
+                    )
+                if found:
+                    return kind, found
+    kind = "probs" if inputs == "auto" else inputs
+    floating = [name for name in free if free[name] == "float"]
+    lists = [name for name in free if free[name] == "list"]
+    return kind, floating or (lists if len(lists) == 1 else [])
+
+
+def _texts_alike(free: Mapping[str, str]) -> str:
+    found = [name for name, kind in free.items() if kind == "text" and any(w.match(name) for w in PREFIXES.values())]
+    if not found:
+        return ""
+    hold = "is called like one and holds" if len(found) == 1 else "are called like them and hold"
+    return f": {_listed(found)} {hold} text, not numbers (a comma for the decimal point? a percent sign?)"
 
 
 def class_names(columns: Sequence[str]) -> tuple[str, ...]:
@@ -120,7 +180,7 @@ def class_names(columns: Sequence[str]) -> tuple[str, ...]:
         shared = before_number
     elif at_separator:
         shared = at_separator[0]
-    elif not PROBABILITY_PREFIX.fullmatch(shared):
+    elif not any(word.fullmatch(shared) for word in PREFIXES.values()):
         shared = ""
     names = [name[len(shared) :] for name in columns]
     if shared.endswith(("(", "[")) and all(name.endswith((")", "]")) for name in names):
@@ -136,10 +196,11 @@ def _common_prefix(names: Sequence[str]) -> str:
 
 
 class ClassIndex:
-    """From a label as it stands in a file to the position of its class.
+    """From the labels of one source, as they stand there, to the positions of their classes.
 
     A label is a class name (the shared prefix of the columns stripped, or the whole column name), else a position
-    counted from 0. Where both are possible and differ, the reader has to be told.
+    counted from 0. Where both are possible and differ, the reader has to be told; and all labels of one source are read
+    by the same rule, so the index remembers which labels have only one reading.
     """
 
     def __init__(self, classes: Sequence[str], columns: Sequence[str] = (), kind: str = "auto") -> None:
@@ -148,27 +209,44 @@ class ClassIndex:
         self.classes = tuple(classes)
         self.kind = kind
         self._names = {name: i for i, name in enumerate(columns)} | {name: i for i, name in enumerate(classes)}
+        self._only: dict[str, tuple[Any, int]] = {}
 
-    def position(self, label: Any) -> int:
-        """The class of one label (str, int, bool or a float that is a whole number).
+    def position(self, label: Any, row: int = 0) -> int:
+        """The class of one label (str, int, bool or a float that is a whole number), which stands in `row`.
 
         Raises
         ------
-        PredictionError : no class, or two that differ; the caller adds the row
+        PredictionError : no class, or two that differ, or a rule that another label contradicts; the caller adds the
+            row
         """
-        text, number = _read_label(label)
-        by_name = self._names.get(text) if self.kind != "position" else None
+        texts, number = _read_label(label)
+        by_name = next((self._names[text] for text in texts if text in self._names), None)
         by_position = number if number is not None and 0 <= number < len(self.classes) else None
-        if self.kind == "name":
+        if self.kind == "position":
+            by_name = None
+        elif self.kind == "name" or isinstance(label, bool):  # which of two classes True is, their order does not say
             by_position = None
         if by_name is None and by_position is None:
-            raise PredictionError(f"label {label!r} is no class: {self._hint(text)}")
-        if by_name is not None and by_position is not None and by_name != by_position:
+            raise PredictionError(f"label {label!r} is no class: {self._hint(texts[0])}")
+        if by_name is None or by_position is None:
+            self._check_rule("position" if by_name is None else "name", label, row)
+        elif by_name != by_position:
             raise PredictionError(
                 f"label {label!r} is the name of class {by_name} and also the position of class "
                 f"{self.classes[by_position]!r}; say which with label_kind (--label-kind name or position)"
             )
         return by_name if by_name is not None else by_position  # type: ignore[return-value]
+
+    def _check_rule(self, rule: str, label: Any, row: int) -> None:
+        self._only.setdefault(rule, (label, row))
+        contradiction = self._only.get("name" if rule == "position" else "position")
+        if contradiction:
+            readings = {"name": "the name of a class", "position": "the position of a class"}
+            other, other_row = contradiction
+            raise PredictionError(
+                f"label {label!r} can only be {readings.pop(rule)} and label {other!r} in row {other_row} only "
+                f"{readings.popitem()[1]}; say which is meant with label_kind (--label-kind name or position)"
+            )
 
     def _hint(self, text: str) -> str:
         close = difflib.get_close_matches(text, self.classes, n=1)
@@ -181,19 +259,19 @@ class ClassIndex:
         return kinds[self.kind] + meant
 
 
-def _read_label(label: Any) -> tuple[str, int | None]:
-    """The text to look up among the names, and the number to take as a position."""
+def _read_label(label: Any) -> tuple[tuple[str, ...], int | None]:
+    """The texts to look up among the names, and the number to take as a position."""
     if isinstance(label, bytes):
         label = label.decode("utf-8", "replace")
     if isinstance(label, bool):
-        return str(label), int(label)
+        return (str(label), str(label).lower(), str(int(label))), int(label)
     if isinstance(label, float):
-        return (str(int(label)), int(label)) if label.is_integer() else (str(label), None)
+        return ((str(int(label)),), int(label)) if label.is_integer() else ((str(label),), None)
     if isinstance(label, int):
-        return str(label), label
+        return (str(label),), label
     # the length limit keeps int() from ever seeing a text that is costly to convert
     whole = re.fullmatch(r"(0|[1-9][0-9]{0,9})(\.0+)?", label, re.ASCII) if isinstance(label, str) else None
-    return str(label), int(whole[1]) if whole else None
+    return (str(label),), int(whole[1]) if whole else None
 
 
 def _column(kinds: Mapping[str, str], name: str | None, role: str) -> str | None:
@@ -216,7 +294,7 @@ def _only_label(kinds: Mapping[str, str]) -> str:
     return found[0]
 
 
-def _usual(kinds: Mapping[str, str], names: Sequence[str], taken: set[str]) -> str | None:
+def _usual(kinds: Mapping[str, str], names: Sequence[str], taken: set[str | None]) -> str | None:
     lower = {name.lower(): name for name in reversed(list(kinds)) if name not in taken}
     return next((lower[name] for name in names if name in lower), None)
 

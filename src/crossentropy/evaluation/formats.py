@@ -1,11 +1,13 @@
 """The files that predictions are kept in. Each opener gives the columns' names and kinds, and reads some in batches."""
 
+import glob
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,16 +24,17 @@ READABLE = "Parquet, CSV, Arrow IPC and NPY files are readable"
 
 @dataclass(frozen=True)
 class Table:
-    """A file with named columns.
+    """A table with named columns.
 
-    `read(numbers, texts)` gives record batches of the columns in `numbers`, as they are stored, and of those in
-    `texts`; a format without types of its own (CSV) reads the first as float64 and the second as text.
+    `read(numbers, texts, classes)` gives record batches of the columns in `numbers`, as they are stored, and of those
+    in `texts`; a format without types of its own (CSV) reads the first as float64 and the second as text. The more
+    `classes`, the fewer rows in a batch.
     """
 
-    format: str
+    source: str
     kinds: dict[str, str]
     rows: int | None
-    read: Callable[[Sequence[str], Sequence[str]], Iterator[pa.RecordBatch]]
+    read: Callable[[Sequence[str], Sequence[str], int], Iterator[pa.RecordBatch]]
 
 
 def batch_rows(classes: int) -> int:
@@ -63,6 +66,50 @@ def open_table(path: Path) -> Table:
     return table
 
 
+def open_files(source: str | Path) -> Table:
+    """Open a file; or all readable files of a folder or of a pattern, in the order of their names, as one table."""
+    path = Path(source)
+    if path.is_dir():
+        paths = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith((".", "_")))
+    elif not path.exists() and any(mark in str(source) for mark in "*?["):
+        paths = sorted(Path(name) for name in glob.glob(str(source), recursive=True))
+    else:
+        return open_table(path)
+    if not paths:
+        raise PredictionError(f"{source}: there are no files")
+    tables = [open_table(part) for part in paths]
+    kinds = tables[0].kinds
+    for table in tables[1:]:
+        if table.kinds.keys() != kinds.keys():
+            name = next(iter(table.kinds.keys() ^ kinds.keys()))
+            raise PredictionError(f"{table.source}: column {name!r} is in some files of {source} and not in others")
+
+    def read(numbers: Sequence[str], texts: Sequence[str], classes: int) -> Iterator[pa.RecordBatch]:
+        for table in tables:
+            yield from table.read(numbers, texts, classes)
+
+    rows = [table.rows for table in tables]
+    total = None if None in rows else sum(count for count in rows if count is not None)
+    return Table(f"{source} ({len(tables)} files)" if len(tables) > 1 else tables[0].source, kinds, total, read)
+
+
+def open_stream(source: Any) -> Table:
+    """Open a table in memory (pandas, Polars, PyArrow, ...) through Arrow's C stream interface."""
+    name = f"{type(source).__module__.partition('.')[0]}.{type(source).__name__}"
+
+    def stream() -> pa.RecordBatchReader:
+        return pa.RecordBatchReader.from_stream(source)
+
+    with _readable(Path(name), "an Arrow stream"):
+        kinds = _kinds(Path(name), stream().schema)
+
+    def read(numbers: Sequence[str], texts: Sequence[str], classes: int) -> Iterator[pa.RecordBatch]:
+        with _readable(Path(name), "an Arrow stream"):
+            yield from _pieces((batch.select([*numbers, *texts]) for batch in stream()), classes)
+
+    return Table(name, kinds, len(source) if hasattr(source, "__len__") else None, read)
+
+
 def load_npy(path: Path) -> np.ndarray:
     """Map an NPY file into memory; nothing is read until it is used."""
     with _readable(path, "NPY"):
@@ -73,6 +120,8 @@ def load_npy(path: Path) -> np.ndarray:
 
 
 def is_npy(path: Path) -> bool:
+    if not path.is_file():
+        return False
     with _readable(path, "file"), path.open("rb") as file:
         return file.read(6) == b"\x93NUMPY" or path.suffix.lower() in (".npy", ".npz")
 
@@ -115,8 +164,12 @@ def _kind(type: pa.DataType) -> str:
         return "integer"
     if pa.types.is_boolean(type):
         return "boolean"
+    if pa.types.is_null(type):
+        return "nothing"
     if pa.types.is_dictionary(type):
         return _kind(type.value_type)
+    if pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type):
+        return "list" if _kind(type.value_type) in ("float", "integer") else "other"
     text = pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type)
     return "text" if text else "other"
 
@@ -126,11 +179,11 @@ def _open_parquet(path: Path) -> Table:
     with _readable(path, "Parquet"), pa.parquet.ParquetFile(path, pre_buffer=False) as file:
         kinds, rows = _kinds(path, file.schema_arrow), file.metadata.num_rows
 
-    def read(numbers: Sequence[str], texts: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def read(numbers: Sequence[str], texts: Sequence[str], classes: int) -> Iterator[pa.RecordBatch]:
         with _readable(path, "Parquet"), pa.parquet.ParquetFile(path, pre_buffer=False) as file:
-            yield from _pieces(file.iter_batches(batch_rows(len(numbers)), columns=[*numbers, *texts]), len(numbers))
+            yield from _pieces(file.iter_batches(batch_rows(classes), columns=[*numbers, *texts]), classes)
 
-    return Table("Parquet", kinds, rows, read)
+    return Table(str(path), kinds, rows, read)
 
 
 def _open_ipc(path: Path, stream: bool) -> Table:
@@ -145,12 +198,12 @@ def _open_ipc(path: Path, stream: bool) -> Table:
     with _readable(path, "Arrow IPC"):
         kinds = _kinds(path, open_file()[0])
 
-    def read(numbers: Sequence[str], texts: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def read(numbers: Sequence[str], texts: Sequence[str], classes: int) -> Iterator[pa.RecordBatch]:
         with _readable(path, "Arrow IPC"):
             batches = (batch.select([*numbers, *texts]) for batch in open_file()[1])
-            yield from _pieces(batches, len(numbers))
+            yield from _pieces(batches, classes)
 
-    return Table("Arrow IPC", kinds, None, read)
+    return Table(str(path), kinds, None, read)
 
 
 def _open_csv(path: Path) -> Table:
@@ -168,7 +221,7 @@ def _open_csv(path: Path) -> Table:
             raise PredictionError(f"{path}: there are column names and there are no rows")
         kinds = _kinds(path, schema)
 
-    def read(numbers: Sequence[str], texts: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def read(numbers: Sequence[str], texts: Sequence[str], classes: int) -> Iterator[pa.RecordBatch]:
         # Types are given, never guessed from the first block: a column that starts with 0 and 1 may go on with 0.5.
         convert = pa.csv.ConvertOptions(
             include_columns=[*numbers, *texts],
@@ -176,6 +229,6 @@ def _open_csv(path: Path) -> Table:
             null_values=["", "NA", "N/A", "null", "NULL", "None", "-"],
         )
         with _readable(path, "CSV"):
-            yield from _pieces(open_file(convert), len(numbers))
+            yield from _pieces(open_file(convert), classes)
 
-    return Table("CSV", kinds, None, read)
+    return Table(str(path), kinds, None, read)

@@ -70,7 +70,7 @@ class Spread:
         """The probability of a mean at least this far from `truth`, either way, if `truth` were the true mean."""
         if not self.standard_error:
             return 1.0 if self.mean == truth else 0.0
-        return 2 * NormalDist().cdf(-abs(self._transformed((self.mean - truth) / self.standard_error)))
+        return student_p_value(self._transformed((self.mean - truth) / self.standard_error), self.units - 1)
 
     def _transformed(self, t: float) -> float:
         a = self.skewness / math.sqrt(self.units)
@@ -94,6 +94,12 @@ def student_quantile(probability: float, degrees: int) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return z + sum(term / degrees**power for power, term in enumerate(terms, 1))
+
+
+def student_p_value(t: float, degrees: int) -> float:
+    """The probability of a Student t at least as far from 0 (Wallace 1959; within 2 % of itself from 9 degrees on)."""
+    z = math.sqrt(degrees * math.log1p(t * t / degrees)) * (8 * degrees + 1) / (8 * degrees + 3)
+    return 2 * NormalDist().cdf(-z)
 
 
 def skewed_p_value(z: float, skewness: float) -> float:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
 
+from rich.console import RenderableType
+
+from .forms import Forms
 from .scores import LogLossScores, MeanLoss, PartLoss
-from .terminal import plain_text
+from .terminal import render
 
 
 @dataclass(frozen=True)
-class LogLossReport(LogLossScores):
+class LogLossReport(LogLossScores, Forms):
     """What `crossentropy report` shows: its numbers are attributes, in nats; rows are counted from 0.
 
-    `print(report)` gives the text, `report.to_dict()` and `report.to_json()` the same numbers for a program.
+    `print(report)` gives the text, a notebook shows it, `to_dict()`, `to_json()` and `to_arrow()` give the same numbers
+    to a program.
     """
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers as plain dictionaries and lists. Infinite numbers stay infinite floats."""
         return {
             "source": self.source,
             "reading": list(self.reading),
@@ -46,6 +48,14 @@ class LogLossReport(LogLossScores):
             },
             "baselines": [{"name": b.name, "nats": b.loss, "skill": b.skill} for b in self.baselines],
             "calibration": self._calibration_dict(),
+            "corp": self.corp
+            and {
+                "miscalibration_nats": self.corp.miscalibration,
+                "miscalibration_by_chance_nats": self.corp.null_miscalibration,
+                "discrimination_nats": self.corp.discrimination,
+                "uncertainty_nats": self.corp.uncertainty,
+                "error_nats": self.corp.error,
+            },
             "row_sums": self.row_sums
             and {
                 "lowest": self.row_sums.lowest,
@@ -91,16 +101,8 @@ class LogLossReport(LogLossScores):
             "calibration_nats": found.calibration,
         }
 
-    def to_json(self) -> str:
-        """The dictionary as JSON. JSON has no infinity: it is written as the string "inf"."""
-        return json.dumps(_without_infinity(self.to_dict()), indent=2, ensure_ascii=False, allow_nan=False)
-
-    def text(self, width: int = 80) -> str:
-        """The report as plain text."""
-        return plain_text(self, width)
-
-    def __str__(self) -> str:
-        return self.text()
+    def __rich__(self) -> RenderableType:
+        return render(self)
 
 
 def _interval(loss: MeanLoss) -> list[float] | None:
@@ -119,11 +121,3 @@ def _part(part: PartLoss) -> dict[str, Any]:
         "p_value": part.p_value,
         "differs": part.differs,
     }
-
-
-def _without_infinity(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_infinity(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_infinity(item) for item in value]
-    return str(value) if isinstance(value, float) and math.isinf(value) else value

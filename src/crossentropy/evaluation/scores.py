@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .accumulators import LossSums, RowSums
+from .accumulators import LossSums
 from .batches import RowLoss
 from .calibration import Calibration
 from .clusters import ClusterSums
+from .corp import Corp
 from .intervals import Spread, holm, skewed_p_value
+from .row_sums import RowSums
 
 NATS_PER_BIT = math.log(2)
 
@@ -88,6 +90,11 @@ class Baseline:
     loss: float
     skill: float | None
 
+    @classmethod
+    def of(cls, name: str, baseline: float, loss: MeanLoss) -> Baseline:
+        """The skill is None where the baseline is perfect: there is no scale to measure a skill on."""
+        return cls(name, baseline, 1 - loss.mean / baseline if 0 < baseline < math.inf else None)
+
 
 @dataclass(frozen=True)
 class PartLoss:
@@ -161,7 +168,8 @@ class LogLossScores:
     """All numbers of a report. Losses are in nats, rows are counted from 0.
 
     `source` and `reading` say what was read and how; `ignored` counts the rows of weight 0; `worst_share` is the share
-    of the loss in the 1 % of the rows that lose most; `label_thresholds` are confident learning's, by class.
+    of the loss in the 1 % of the rows that lose most; `corp` is there with two classes; `label_thresholds` are
+    confident learning's, by class.
     """
 
     source: str
@@ -172,6 +180,7 @@ class LogLossScores:
     worst_share: float | None
     baselines: tuple[Baseline, ...]
     calibration: Calibration | None
+    corp: Corp | None
     by_class: tuple[PartLoss, ...]
     slices: Mapping[str, tuple[PartLoss, ...]]
     infinite_rows: tuple[RowLoss, ...]

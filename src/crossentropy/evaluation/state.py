@@ -9,25 +9,28 @@ from typing import Any, Self
 
 import numpy as np
 
-from crossentropy import entropy
+from crossentropy import entropy, softmax
 
 from . import state_bytes
-from .accumulators import LossSums, RowSums, WorstRows
+from .accumulators import LossSums, WorstRows
 from .batches import Batch, PredictionError, RowLoss
 from .calibration import TemperatureSums
 from .clusters import ClusterSums
+from .corp import ScoreSums
 from .label_errors import LabelErrorSums
 from .log_loss_report import LogLossReport
 from .loss_histogram import LossHistogram
 from .row_scores import RowScores
+from .row_sums import RowSums
 from .scores import Baseline, MeanLoss, part_losses
 from .slices import SliceSums
+from .stored_precision import StoredPrecision
 
 SHOWN_INFINITE_ROWS = 10
 # What a saved state may be made of.
 _PARTS = (
-    *(LossSums, RowSums, WorstRows, RowLoss, LossHistogram),
-    *(TemperatureSums, LabelErrorSums, ClusterSums, SliceSums),
+    *(LossSums, RowSums, StoredPrecision, WorstRows, RowLoss, LossHistogram),
+    *(TemperatureSums, LabelErrorSums, ClusterSums, SliceSums, ScoreSums),
 )
 
 
@@ -61,6 +64,7 @@ class Evaluation:
     temperatures: TemperatureSums
     label_errors: LabelErrorSums
     infinite_rows: tuple[RowLoss, ...] = ()
+    binary: ScoreSums | None = None
     clusters: ClusterSums | None = None
     slices: Mapping[str, SliceSums] = field(default_factory=dict)
 
@@ -86,6 +90,7 @@ class Evaluation:
             histogram=LossHistogram.empty(),
             temperatures=TemperatureSums.empty(),
             label_errors=LabelErrorSums.empty(len(names)),
+            binary=ScoreSums.empty() if len(names) == 2 else None,
         )
 
     def update(self, batch: Batch) -> Self:
@@ -114,6 +119,11 @@ class Evaluation:
         if batch.groups is not None:
             groups = batch.groups.codes[finite], batch.groups.names
             clusters = (clusters or ClusterSums.empty()).update(*groups, loss[finite], finite_weights)
+        binary = self.binary
+        if binary:
+            p = batch.predictions if batch.inputs == "probs" else softmax(batch.predictions)
+            score = np.ascontiguousarray(p[finite, 1], np.float64)
+            binary = binary.update(score, batch.labels[finite], loss[finite], finite_weights)
         for name, values in batch.slices.items():
             slices[name] = slices.get(name, SliceSums.empty(name)).update(values, loss, correct, weights)
         return replace(
@@ -125,6 +135,7 @@ class Evaluation:
             temperatures=self.temperatures.update(scores.logits[finite], batch.labels[finite], finite_weights),
             label_errors=self.label_errors.update(scores),
             infinite_rows=(*self.infinite_rows, *infinite_rows)[:SHOWN_INFINITE_ROWS],
+            binary=binary,
             clusters=clusters,
             slices=slices,
         )
@@ -152,6 +163,7 @@ class Evaluation:
             temperatures=self.temperatures.merge(other.temperatures),
             label_errors=self.label_errors.merge(other.label_errors),
             infinite_rows=(*self.infinite_rows, *shifted)[:SHOWN_INFINITE_ROWS],
+            binary=self.binary.merge(other.binary) if self.binary and other.binary else None,
             clusters=clusters,
             slices=slices,
         )
@@ -197,10 +209,11 @@ class Evaluation:
             loss=loss,
             worst_share=None if loss.infinite else self.histogram.share_of_worst(),
             baselines=(
-                _baseline("uniform", math.log(len(self.classes)), loss),
-                _baseline("class prior", abs(float(entropy(prior / prior.sum()))), loss),
+                Baseline.of("uniform", math.log(len(self.classes)), loss),
+                Baseline.of("class prior", abs(float(entropy(prior / prior.sum()))), loss),
             ),
             calibration=self.temperatures.result(),
+            corp=self.binary.result() if self.binary else None,
             by_class=by_class,
             slices={
                 name: part_losses(part.values, part.sums, loss.inflation) for name, part in sorted(self.slices.items())
@@ -211,8 +224,3 @@ class Evaluation:
             suspected_label_errors=self.label_errors.suspected(),
             row_sums=self.row_sums if self.row_sums.rows else None,
         )
-
-
-def _baseline(name: str, baseline: float, loss: MeanLoss) -> Baseline:
-    # one class, or one class that occurs: the baseline is perfect and there is no scale to measure a skill on
-    return Baseline(name, baseline, 1 - loss.mean / baseline if baseline > 0 else None)

@@ -1,21 +1,19 @@
-"""From a file to batches of predictions: which columns, which labels, which rows."""
+"""From a source of predictions to batches: which source, which columns, which labels."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 
-from .batches import Batch, Categories, PredictionError
+from .arrow_columns import Where, batch_of, positions
+from .batches import RANGES, Batch, PredictionError
 from .columns import ClassIndex, Columns, find_columns
-from .formats import Table, batch_rows, is_npy, load_npy, open_table
-
-
-class _Rows(Protocol):
-    def __call__(self) -> Iterator[Batch]: ...
+from .formats import Table, batch_rows, is_npy, load_npy, open_files, open_stream
 
 
 @dataclass(frozen=True)
@@ -26,16 +24,17 @@ class Predictions:
     classes: tuple[str, ...]
     reading: tuple[str, ...]
     rows: int | None
-    batches: _Rows = field(repr=False)
+    batches: Callable[[], Iterator[Batch]] = field(repr=False)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
 
 
 def read_predictions(
-    source: str | Path,
+    source: Any,
     *,
-    labels: str | Path | None = None,
+    labels: Any = None,
+    inputs: str = "auto",
     label: str | None = None,
     classes: str | Sequence[str] | None = None,
     id: str | None = None,
@@ -48,13 +47,17 @@ def read_predictions(
 
     Parameters
     ----------
-    source : path of a Parquet, CSV (comma, semicolon or tab; gzip too) or Arrow IPC table with one row per prediction
-        and one column of probabilities per class, or of an NPY array of probabilities, shape (rows, classes)
-    labels : path of an NPY array of labels, shape (rows,); with an NPY array of probabilities, and only then
+    source : what to read:
+        path of a Parquet, CSV (comma, semicolon or tab; gzip too) or Arrow IPC table, of a folder of such files, or a
+        pattern such as "part-*.parquet"; or a pandas, Polars or PyArrow table. One row per prediction; one column per
+        class, one column with a list per row, or one column for two classes.
+        Or an array, or the path of an NPY array, of shape (rows, classes), with `labels`.
+    labels : array, or path of an NPY array, shape (rows,); with an array of predictions, and only then
+    inputs : "probs", "log_probs", "logits"; "auto" goes by the columns' names and takes arrays for probabilities
     label, id, weight : names of the columns; found by their usual names where None
     group : name of the column of the clusters: rows that belong together and count as one observation
     by : names of the columns to split the loss by
-    classes : names or patterns of the probability columns, in the order of the classes; found where None
+    classes : names or patterns of the prediction columns, in the order of the classes; found where None
     label_kind : "name" or "position" where a label could be both, e.g. "1" with the classes "1", "2", "3"
 
     Returns
@@ -63,170 +66,119 @@ def read_predictions(
 
     Raises
     ------
-    PredictionError : the file is not readable, or its columns have no single meaning; one line that says what to do
+    PredictionError : the source is not readable, or its columns have no single meaning; one line that says what to do
     """
-    path = Path(source)
-    if is_npy(path):
-        given = {"label": label, "classes": classes, "id": id, "weight": weight, "group": group, "by": by or None}
-        named = [name for name, value in given.items() if value is not None]
-        if named:
-            raise PredictionError(f"{path}: an NPY array has no named columns, so {named[0]} has no meaning here")
-        return _from_arrays(path, labels, label_kind)
+    if inputs != "auto" and inputs not in RANGES:
+        raise ValueError(f"inputs must be 'auto', {', '.join(map(repr, RANGES))}, not {inputs!r}")
+    by = (by,) if isinstance(by, str) else tuple(by)
+    named: dict[str, Any] = {
+        "label": label,
+        "classes": classes,
+        "id": id,
+        "weight": weight,
+        "group": group,
+        "by": by or None,
+    }
+    is_path = isinstance(source, (str, Path))
+    is_array = not is_path and not hasattr(source, "__arrow_c_stream__")
+    if is_array or (is_path and is_npy(Path(source))):
+        name = str(source) if is_path else "array"
+        meaningless = next((option for option, value in named.items() if value is not None), None)
+        if meaningless:
+            raise PredictionError(f"{name}: an array has no named columns, so {meaningless} has no meaning here")
+        array = load_npy(Path(source)) if is_path else np.asarray(source)
+        return _from_arrays(name, array, labels, "probs" if inputs == "auto" else inputs, label_kind)
     if labels is not None:
         raise PredictionError(
-            f"{path}: a table's labels are one of its columns (--label NAME); --labels is for NPY arrays"
+            f"{source if is_path else 'table'}: a table's labels are one of its columns (--label NAME); "
+            "--labels is for arrays (NPY)"
         )
-    table = open_table(path)
+    table = open_files(source) if is_path else open_stream(source)
     try:
-        columns = find_columns(table.kinds, label=label, classes=classes, id=id, weight=weight, group=group, by=by)
+        columns = find_columns(table.kinds, inputs=inputs, **named)
     except PredictionError as error:
-        raise PredictionError(f"{path}: {error}") from None
-    index = ClassIndex(columns.classes, columns.probabilities, label_kind)
+        raise PredictionError(f"{table.source}: {error}") from None
+    if columns.layout == "list":
+        columns = _with_list_classes(table, columns)
+
+    def class_index() -> ClassIndex:
+        return ClassIndex(columns.classes, columns.predictions if columns.layout == "wide" else (), label_kind)
+
+    class_index()  # a wrong label_kind is an error now and not with the first batch
     return Predictions(
-        source=str(path),
+        source=table.source,
         classes=columns.classes,
         reading=columns.describe(),
         rows=table.rows,
-        batches=lambda: _table_batches(path, table, columns, index),
+        batches=lambda: _table_batches(table, columns, class_index()),
     )
 
 
-def _table_batches(path: Path, table: Table, columns: Columns, index: ClassIndex) -> Iterator[Batch]:
-    numbers = [*columns.probabilities, *([columns.weight] if columns.weight is not None else [])]
+def _table_batches(table: Table, columns: Columns, index: ClassIndex) -> Iterator[Batch]:
+    numbers = [*columns.predictions, *([columns.weight] if columns.weight is not None else [])]
     one_each = (columns.label, columns.id, columns.group, *columns.by)
     texts = list(dict.fromkeys(name for name in one_each if name is not None))
     first_row = 0
-    for rows in table.read(numbers, texts):
-        ids = rows.column(columns.id) if columns.id is not None else None
-        where = _Where(path, first_row, ids)
-        yield _batch(
-            where,
-            predictions=_matrix(rows, columns.probabilities, where),
-            labels=_positions(rows.column(columns.label), index, where),
-            weights=_numbers(rows, columns.weight, where) if columns.weight is not None else None,
-            groups=_categories(rows.column(columns.group)) if columns.group is not None else None,
-            slices={name: _categories(rows.column(name)) for name in columns.by},
-            columns=columns.probabilities,
-        )
+    for rows in table.read(numbers, texts, len(columns.classes)):
+        yield batch_of(rows, columns, index, table.source, first_row)
         first_row += rows.num_rows
 
 
-def _from_arrays(path: Path, labels: str | Path | None, label_kind: str) -> Predictions:
+def _with_list_classes(table: Table, columns: Columns) -> Columns:
+    """The classes of a list column are the positions in the first row's list."""
+    for rows in table.read(columns.predictions, (), 1):
+        if rows.num_rows:
+            length = len(rows.column(0)[0].as_py() or ())
+            if length < 2:
+                raise PredictionError(
+                    f"{table.source}: row 0 (counted from 0): the list in column {columns.predictions[0]!r} has "
+                    f"{length} values; one per class is needed, at least two"
+                )
+            return replace(columns, classes=tuple(str(i) for i in range(length)))
+    raise PredictionError(f"{table.source}: there are no rows")
+
+
+def _from_arrays(name: str, predictions: np.ndarray, labels: Any, inputs: str, label_kind: str) -> Predictions:
     if labels is None:
-        raise PredictionError(f"{path}: an NPY array of probabilities needs its labels: --labels FILE.npy")
-    probabilities, label_path = load_npy(path), Path(labels)
-    if probabilities.ndim != 2 or not np.issubdtype(probabilities.dtype, np.floating) or probabilities.shape[1] == 0:
+        raise PredictionError(f"{name}: an array of predictions needs its labels: --labels FILE.npy")
+    if predictions.ndim != 2 or not np.issubdtype(predictions.dtype, np.floating) or predictions.shape[1] < 2:
         raise PredictionError(
-            f"{path}: probabilities must be floating numbers of shape (rows, classes), "
-            f"not {probabilities.dtype} of shape {probabilities.shape}"
+            f"{name}: predictions must be floating numbers of shape (rows, classes), two classes or more, "
+            f"not {predictions.dtype} of shape {predictions.shape}"
         )
-    if not is_npy(label_path):
-        raise PredictionError(f"{label_path}: labels for an NPY array must be an NPY array too")
-    values = load_npy(label_path)
-    rows, classes = probabilities.shape
+    label_name, values = "labels", labels
+    if isinstance(labels, (str, Path)):
+        label_name = str(labels)
+        if not is_npy(Path(labels)):
+            raise PredictionError(f"{label_name}: labels for an NPY array must be an NPY array too")
+        values = load_npy(Path(labels))
+    values = np.asarray(values)
+    rows, classes = predictions.shape
     if values.ndim != 1:
         hint = "; drop the last axis" if values.ndim == 2 and values.shape[1] == 1 else ""
-        raise PredictionError(f"{label_path}: labels must have shape ({rows},), not {values.shape}{hint}")
+        raise PredictionError(f"{label_name}: labels must have shape ({rows},), not {values.shape}{hint}")
     if len(values) != rows:
-        raise PredictionError(f"{label_path}: {len(values):,} labels for the {rows:,} rows of {path}")
+        raise PredictionError(f"{label_name}: {len(values):,} labels for the {rows:,} rows of {name}")
     names = tuple(str(i) for i in range(classes))
-    index = ClassIndex(names, kind=label_kind)
+    ClassIndex(names, kind=label_kind)  # a wrong label_kind is an error now and not with the first batch
 
     def batches() -> Iterator[Batch]:
+        index = ClassIndex(names, kind=label_kind)
         for start in range(0, rows, size := batch_rows(classes)):
-            where = _Where(label_path, start, None)
-            block = probabilities[start : start + size]
-            native = np.float64 if block.dtype.itemsize >= 8 else np.float32
-            yield _batch(
-                _Where(path, start, None),
-                predictions=np.asarray(block, native),
-                labels=_positions(_arrow(values[start : start + size], where), index, where),
+            block = predictions[start : start + size]
+            yield Where(name, start).batch(
+                # numbers of other widths and byte orders become the nearest that hold them
+                predictions=np.asarray(block, np.float64 if block.dtype.itemsize >= 8 else np.float32),
+                inputs=inputs,
+                labels=positions(_arrow(values[start : start + size], label_name), index, Where(label_name, start)),
             )
 
-    return Predictions(str(path), names, (f"labels from {label_path}",), rows, batches)
+    kind = {"probs": "probabilities", "log_probs": "log-probabilities", "logits": "logits"}[inputs]
+    return Predictions(name, names, (f"{kind} by position, labels from {label_name}",), rows, batches)
 
 
-def _arrow(values: np.ndarray, where: "_Where") -> pa.Array:
+def _arrow(values: np.ndarray, name: str) -> pa.Array:
     try:
         return pa.array(values.astype(values.dtype.newbyteorder("="), copy=False))
     except (pa.ArrowException, TypeError, ValueError):
-        raise PredictionError(f"{where.path}: labels of type {values.dtype} are neither names nor positions") from None
-
-
-@dataclass(frozen=True)
-class _Where:
-    """Where a batch comes from: the file, its first row and its ids, for messages."""
-
-    path: Path
-    first_row: int
-    ids: Any
-
-    def error(self, row: int, problem: str) -> PredictionError:
-        name = f"row {self.first_row + row} (counted from 0)"
-        name += "" if self.ids is None else f", id {self.ids[row].as_py()!r}"
-        return PredictionError(f"{self.path}: {name}: {problem}")
-
-
-def _batch(where: _Where, **values: Any) -> Batch:
-    try:
-        return Batch(ids=where.ids, first_row=where.first_row, **values)
-    except PredictionError as error:
-        raise PredictionError(f"{where.path}: {error}") from None
-
-
-def _matrix(rows: pa.RecordBatch, names: Sequence[str], where: _Where) -> np.ndarray:
-    """The probability columns side by side, in float32 where that holds all of them, else in float64.
-
-    Kept class by class in memory, as the columns come: then every sum and maximum over the classes runs along rows.
-    """
-    types = [rows.column(name).type for name in names]
-    single = all(pa.types.is_float32(type) or pa.types.is_float16(type) for type in types)
-    matrix = np.empty((len(names), rows.num_rows), np.float32 if single else np.float64)
-    for position, name in enumerate(names):
-        matrix[position] = _numbers(rows, name, where)
-    return matrix.T
-
-
-def _numbers(rows: pa.RecordBatch, name: str, where: _Where) -> np.ndarray:
-    column = rows.column(name)
-    if column.null_count:
-        raise where.error(_first(column.is_null()), f"the value in column {name!r} is missing")
-    if not pa.types.is_floating(column.type):
-        column = column.cast(pa.float64())
-    # DLPack and not to_numpy, which would import pandas: 0.36 s where a whole report takes 0.6 s
-    return np.from_dlpack(column)
-
-
-def _positions(labels: pa.Array, index: ClassIndex, where: _Where) -> np.ndarray:
-    """The labels' classes. Each distinct label is looked up once."""
-    if labels.null_count:
-        raise where.error(_first(labels.is_null()), "the label is missing")
-    if not pa.types.is_dictionary(labels.type):
-        labels = labels.dictionary_encode()
-    if labels.dictionary.null_count:
-        labels = labels.cast(labels.type.value_type).dictionary_encode()
-        if labels.null_count:
-            raise where.error(_first(labels.is_null()), "the label is missing")
-    codes = np.from_dlpack(labels.indices).astype(np.intp, copy=False)
-    classes = np.full(len(labels.dictionary), -1, np.intp)
-    for code, label in enumerate(labels.dictionary.to_pylist()):
-        try:
-            classes[code] = index.position(label)
-        except PredictionError as error:
-            row = np.flatnonzero(codes == code)
-            if len(row):  # a category that no row of the batch has is no problem
-                raise where.error(int(row[0]), str(error)) from None
-    return classes[codes]
-
-
-def _categories(values: pa.Array) -> Categories:
-    """The values as text; a missing one is a value of its own."""
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    values = values.dictionary_encode(null_encoding="encode")
-    names = tuple("(missing)" if value is None else str(value) for value in values.dictionary.to_pylist())
-    return Categories(np.from_dlpack(values.indices).astype(np.intp, copy=False), names)
-
-
-def _first(mask: pa.BooleanArray) -> int:
-    return pa.compute.index(mask, True).as_py()
+        raise PredictionError(f"{name}: labels of type {values.dtype} are neither names nor positions") from None

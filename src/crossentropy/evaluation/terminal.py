@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .accumulators import RowSums
 from .calibration import Calibration
+from .corp import Corp
+from .row_sums import RowSums
 from .scores import Baseline, LogLossScores, PartLoss
 
 # As many as fit on a first screen; --json has them all.
@@ -24,14 +24,7 @@ def render(report: LogLossScores) -> RenderableType:
     """The report as something a `rich` console can print."""
     parts = [_by_part("Loss by class", "class", report.by_class)]
     parts += [_by_part(f"Loss by {printable(name)}", printable(name), values) for name, values in report.slices.items()]
-    return Group(*_spaced([_heading(report), _summary(report), *parts, *_confidently_wrong(report)]))
-
-
-def plain_text(report: LogLossScores, width: int = 80) -> str:
-    """The report as text without colour."""
-    file = io.StringIO()
-    Console(file=file, width=width, color_system=None, highlight=False).print(render(report))
-    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+    return Group(*spaced([_heading(report), _summary(report), *parts, *_confidently_wrong(report)]))
 
 
 def number(value: float, digits: int = 6) -> str:
@@ -62,7 +55,8 @@ def printable(value: object) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def _spaced(parts: list[RenderableType]) -> Iterator[RenderableType]:
+def spaced(parts: list[RenderableType]) -> Iterator[RenderableType]:
+    """The parts with an empty line after each."""
     for part in parts:
         yield part
         yield ""
@@ -108,7 +102,9 @@ def _summary(report: LogLossScores) -> RenderableType:
         table.add_row("" if i else "Skill", _skill(baseline))
     if report.calibration:
         table.add_row("Calibration", _calibration(report.calibration))
-    if report.worst_share is not None:
+    if report.corp:
+        table.add_row("Parts", _corp(report.corp))
+    if report.worst_share is not None and loss.rows >= 100:
         table.add_row("Worst 1 %", f"of the rows carry {percent(report.worst_share)} of the loss")
     wrong = loss.rows - loss.correct
     table.add_row("Accuracy", f"{percent(loss.accuracy)}, {wrong:,} of {counted(loss.rows)} wrong")
@@ -133,9 +129,19 @@ def _calibration(found: Calibration) -> Text:
     return text
 
 
+def _corp(corp: Corp) -> Text:
+    chance = corp.null_miscalibration
+    by_chance = "" if chance is None else f" ({number(chance, 3)} by chance alone)"
+    text = Text(
+        f"{number(corp.miscalibration, 4)} miscalibration{by_chance} - {number(corp.discrimination, 4)} discrimination"
+    )
+    text.append(f" + {number(corp.uncertainty, 4)} uncertainty")
+    return text.append(f"; the first two up to {number(corp.error, 2)} larger" if corp.error else "")
+
+
 def _skill(baseline: Baseline) -> Text:
-    known = {"uniform": "every class alike", "class prior": "the label frequencies"}[baseline.name]
-    than = f"{known} ({baseline.name}, {number(baseline.loss)} nats)"
+    known = {"uniform": "every class alike (uniform, ", "class prior": "the label frequencies (class prior, "}
+    than = known.get(baseline.name, f"{printable(baseline.name)} (") + f"{number(baseline.loss)} nats)"
     if baseline.skill is None:
         return Text(f"none to measure against {than}")
     if baseline.skill < 0:
@@ -156,7 +162,8 @@ def _row_sums(sums: RowSums) -> Text:
     )
 
 
-def _columns(*names: str, left: int = 1) -> Table:
+def columns(*names: str, left: int = 1) -> Table:
+    """A table with the first `left` columns of names and the others of numbers."""
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim")
     for i, name in enumerate(names):
         # a long name from the file wraps; a number never does
@@ -165,12 +172,13 @@ def _columns(*names: str, left: int = 1) -> Table:
     return table
 
 
-def _titled(title: str, note: str, table: Table) -> RenderableType:
+def titled(title: str, note: str, table: Table) -> RenderableType:
+    """A table under its title."""
     return Group(Text.assemble((title, "bold"), (note, "dim")), Padding(table, (0, 0, 0, 2)))
 
 
 def _by_part(title: str, name: str, parts: tuple[PartLoss, ...]) -> RenderableType:
-    table = _columns(name, "rows", "loss (nats)", "95 % interval", "share of loss", "accuracy")
+    table = columns(name, "rows", "loss (nats)", "95 % interval", "share of loss", "accuracy")
     note = ", * differs from the other rows by more than chance" if any(part.differs for part in parts) else ""
     shown = parts
     if len(parts) > SHOWN_PARTS:
@@ -187,14 +195,14 @@ def _by_part(title: str, name: str, parts: tuple[PartLoss, ...]) -> RenderableTy
         table.add_row(
             Text(printable(part.name)), f"{part.loss.rows:,}", mean, interval, share, percent(part.loss.accuracy)
         )
-    return _titled(title, note, table)
+    return titled(title, note, table)
 
 
 def _confidently_wrong(report: LogLossScores) -> Iterator[RenderableType]:
     if not report.worst:
         return
     has_id = any(row.id is not None for row in report.worst)
-    table = _columns(
+    table = columns(
         "id" if has_id else "row", "label", "p(label)", "prediction", "p(prediction)", "loss (nats)", left=2
     )
     for row in report.worst:
@@ -207,4 +215,4 @@ def _confidently_wrong(report: LogLossScores) -> Iterator[RenderableType]:
             number(row.loss, 4) + ("?" if report.is_suspected(row) else " "),
         )
     wrong = report.loss.rows - report.loss.correct
-    yield _titled("Most confidently wrong", f", {len(report.worst)} of {wrong:,}", table)
+    yield titled("Most confidently wrong", f", {len(report.worst)} of {wrong:,}", table)

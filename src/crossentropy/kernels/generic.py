@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from crossentropy.arrays import dtype_name
 from crossentropy.binary_loss import (
     BinaryCoefficients,
     binary_measure,
@@ -76,6 +77,7 @@ def relative(xp: Any, z: Any, inputs: str = "logits", *, exact: bool = True) -> 
     """m (rows,), d = z - m, and e^d (None without a softmax); ``exact`` keeps the rounding error of the difference."""
     if inputs != "logits":
         return xp.zeros_like(z[:, 0]), z, None
+    z = rounded(xp, z)
     maximum = xp.max(z, axis=-1)
     m = maximum[:, None]
     d = xp.where(z == -xp.inf, -xp.inf, z - m)
@@ -85,12 +87,22 @@ def relative(xp: Any, z: Any, inputs: str = "logits", *, exact: bool = True) -> 
     return maximum, d, power
 
 
+def rounded(xp: Any, z: Any) -> Any:
+    """z itself; a library whose compiler fuses z - m with the product that z was keeps the two apart here."""
+    return xp.rounded(z) if hasattr(xp, "rounded") else z
+
+
+def keeps_error(logits: Any, z: Any) -> bool:
+    """Does the rounding error of z - m count? Not where z has more digits than the result."""
+    return logits.dtype == z.dtype or dtype_name(z) == "float32"
+
+
 def row_statistics(xp: Any, logits: Any, c: RowCoefficients, work: Any, *, summary: bool = False) -> RowStatistics:
     """One read of (rows, classes) logits -> ``RowStatistics``; ``summary`` adds what entropy and prediction need."""
     if c.inputs != "logits" and not (c.label_smoothing or c.dense is not None or summary):
         return target_statistics(xp, logits, c, work)
     z = transform(xp, logits, c, work)
-    maximum, d, power = relative(xp, z, c.inputs, exact=logits.dtype == work)
+    maximum, d, power = relative(xp, z, c.inputs, exact=keeps_error(logits, z))
     ones = xp.ones_like(maximum)
     parts: dict[str, Any] = {"maximum": maximum}
     if power is None:  # log-probabilities: no softmax, so lse = 0
@@ -174,7 +186,7 @@ def residual(
         factor = focal_slope(xp, loss, c.focal_gamma)
         mass, q = mass * factor, q * factor[:, None]
     if power is None:
-        return -q, xp.zeros_like(q), xp.zeros_like(mass)
+        return 0.0 - q, xp.zeros_like(q), xp.zeros_like(mass)  # not -q: no gradient is 0, never -0
     total = statistics.ties + statistics.others
     p = power / total[:, None]
     s = mass[:, None]
@@ -188,7 +200,8 @@ def residual(
 
 def finish(xp: Any, value: Any, statistics: RowStatistics, c: RowCoefficients, upstream: Any) -> Any:
     """Times the row's upstream gradient; NaN for undefined rows, 0 for ignored ones."""
-    result = times(xp, upstream if getattr(upstream, "ndim", 0) == 0 else upstream[:, None], value)
+    factor = xp.asarray(upstream if getattr(upstream, "ndim", 0) == 0 else upstream[:, None], dtype=value.dtype)
+    result = xp.where(factor == 0, 0.0, factor * value)
     result = xp.where(defined(xp, statistics)[:, None], result, xp.nan)
     return result if c.valid is None else xp.where(c.valid[:, None], result, 0.0)
 
@@ -196,7 +209,7 @@ def finish(xp: Any, value: Any, statistics: RowStatistics, c: RowCoefficients, u
 def row_gradient(xp: Any, logits: Any, c: RowCoefficients, statistics: RowStatistics, upstream: Any, work: Any) -> Any:
     """upstream_i T'_j (a p_j - q_j), shape (rows, classes), in the working precision."""
     z = transform(xp, logits, c, work)
-    _, d, power = relative(xp, z, c.inputs, exact=logits.dtype == work)
+    _, d, power = relative(xp, z, c.inputs, exact=keeps_error(logits, z))
     q = target_measure(xp, statistics, c, z)
     gradient, _, _ = residual(xp, d, power, q, statistics, c)
     # 0 x inf: a probability of 0 off the target has an infinite slope and no gradient.
@@ -212,13 +225,16 @@ def row_hessian_vector(
     v = xp.astype(vector, work)
     if c.valid is not None:
         v = xp.where(c.valid[:, None], v, 0.0)
-    _, d, power = relative(xp, z, c.inputs, exact=logits.dtype == work)
+    _, d, power = relative(xp, z, c.inputs, exact=keeps_error(logits, z))
     q = target_measure(xp, statistics, c, z)
     gradient, p, a = residual(xp, d, power, q, statistics, c)
     slope, curvature = (xp.zeros_like(z) + value for value in slopes(xp, logits, c, work))
-    w = times(xp, v, slope)
-    mean = xp.sum(times(xp, p, w), axis=-1)[:, None]
-    inner = a[:, None] * times(xp, p, w - mean) if power is not None else xp.zeros_like(z)
+    # Products with v are plain, so that they stay linear in v for libraries that transpose them. A slope is infinite
+    # only without a softmax and off the target, where p and off are 0.
+    bounded = xp.where(xp.isfinite(slope), slope, 0.0)
+    w = v * bounded
+    mean = xp.sum(p * w, axis=-1)[:, None]
+    inner = a[:, None] * (p * (w - mean))
     if c.z_loss:
         inner = inner + 2.0 * c.z_loss * p * mean
     if c.focal_gamma:
@@ -229,8 +245,8 @@ def row_hessian_vector(
             total = statistics.ties + statistics.others
             off = xp.where(certain(d, statistics) & (one_hot == 1), -(statistics.others / total)[:, None], off)
         scale = c.index_weight[:, 0] * focal_curvature(xp, loss, c.focal_gamma)
-        inner = inner + scale[:, None] * off * xp.sum(times(xp, off, w), axis=-1)[:, None]
-    result = times(xp, inner, slope) + times(xp, gradient, times(xp, v, curvature))
+        inner = inner + scale[:, None] * off * xp.sum(off * w, axis=-1)[:, None]
+    result = inner * bounded + v * times(xp, gradient, curvature)
     return finish(xp, result, statistics, c, upstream)
 
 
@@ -299,3 +315,28 @@ def binary_hessian_vector(xp: Any, logits: Any, c: BinaryCoefficients, vector: A
         total = total + times(xp, weight, curvature)
     total = times(xp, upstream, times(xp, xp.astype(vector, work), total))
     return total if c.valid is None else xp.where(c.valid, total, 0.0)
+
+
+def divergence(xp: Any, t: Any, p: Any) -> Any:
+    """KL(t || p) of each row: sum_j [t_j log(t_j / p_j) - (t_j - p_j)] + sum_j (t_j - p_j).
+
+    The first terms are not negative, so that the divergence of two close distributions keeps its digits.
+    """
+    return xp.sum(divergence_terms(xp, t, p), axis=-1) + xp.sum(t - p, axis=-1)
+
+
+def divergence_terms(xp: Any, t: Any, p: Any) -> Any:
+    """t log(t / p) - (t - p) >= 0, elementwise."""
+    difference = t - p
+    ratio = t / p
+    # A ratio that overflows (a denormal p) has logarithms that do not.
+    logarithm = xp.where(xp.isfinite(ratio) & (ratio > 0), xp.log(ratio), xp.log(t) - xp.log(p))
+    plain = xp.where(t == 0, p, t * logarithm - difference)
+    # Close together the two parts cancel: p [(1 + x) log(1 + x) - x] = p sum_k (-x)^k / (k (k - 1)) with x = difference
+    # / p. 18 terms leave less than 1e-18 of the sum for |x| <= 1/8.
+    close = xp.abs(difference) <= 0.125 * p
+    x = xp.where(close & (p > 0), difference / p, 0.0)
+    series = xp.zeros_like(x)
+    for k in range(19, 1, -1):
+        series = 1.0 / (k * (k - 1)) - x * series
+    return xp.where(close, p * x * x * series, plain)

@@ -23,10 +23,10 @@ from crossentropy.arrays import (
     is_sparse,
 )
 from crossentropy.binary_coefficients import binary_coefficients, check_binary_probabilities
-from crossentropy.kernels import generic
+from crossentropy.kernels import generic, native
 from crossentropy.options import BinaryOptions, LossOptions
 from crossentropy.row_coefficients import RowCoefficients, check_dense_target, check_probabilities, row_coefficients
-from crossentropy.row_loss import log_sum, row_loss
+from crossentropy.row_loss import RowStatistics, log_sum, row_loss
 
 WORK = np.float64
 # NumPy, but conversion gives C order: a sum over classes that are not contiguous is not pairwise (97 ulp, C = 4,000).
@@ -97,9 +97,9 @@ def blocks(rows: int, width: int) -> Iterator[slice]:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The softmax loss of one call: logits as (rows, classes) and everything that belongs to them."""
+    """The softmax loss of one call: the logits as given and everything that belongs to them."""
 
-    logits: np.ndarray
+    given: np.ndarray
     layout: Layout
     coefficients: RowCoefficients
     row_weight: np.ndarray | None
@@ -114,13 +114,23 @@ class Rows:
         coefficients, row_weight = row_coefficients(xp, target, layout, options, WORK)
         if coefficients.class_mask is not None:  # in C order, like everything that meets the logits
             coefficients = dataclasses.replace(coefficients, class_mask=np.ascontiguousarray(coefficients.class_mask))
-        rows = cls(layout.to_rows(xp, logits), layout, coefficients, row_weight, options)
+        rows = cls(logits, layout, coefficients, row_weight, options)
         # Everything that can raise does so before anything is written: `out` may be the logits themselves.
         if coefficients.dense is not None or options.inputs != "logits":
             for block, part, piece in rows.blocks():
                 check_dense_target(xp, piece, layout, block.start)
                 check_probabilities(xp, part, piece, layout, block.start, every=summary)
         return rows
+
+    @functools.cached_property
+    def logits(self) -> np.ndarray:
+        """(rows, classes)."""
+        return self.layout.to_rows(xp, self.given)
+
+    @functools.cached_property
+    def core(self) -> native.Core | None:
+        """The C++ core, where it can compute this call."""
+        return native.core(self.given, self.layout, self.coefficients, self.options.num_threads)
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray, RowCoefficients]]:
         for block in blocks(self.layout.count, self.layout.classes):
@@ -137,24 +147,56 @@ class Rows:
             xp, self.options, self.layout.row_shape, self.row_weight, coefficients.valid, mass, WORK
         )
 
+    def losses(self) -> np.ndarray:
+        """The loss of every row, before row weights and reduction."""
+        losses = np.empty(self.layout.count)
+        if self.core:
+            self.core.losses(losses)
+            return losses
+        for block, part, coefficients in self.blocks():
+            losses[block] = row_loss(xp, generic.row_statistics(xp, part, coefficients, WORK), coefficients)
+        return losses
+
+    def losses_and_gradient(self, upstream: Any, gradient: Output) -> np.ndarray:
+        """The losses; the gradient of their sum, each times ``upstream`` (number or (rows,)), goes to ``gradient``."""
+        losses = np.empty(self.layout.count)
+        if self.core:
+            self.core.losses(losses, upstream, gradient.buffer)
+            gradient.deliver()
+            return losses
+        gradient_rows = gradient.rows(self.layout)
+        for block, part, coefficients in self.blocks():
+            statistics = generic.row_statistics(xp, part, coefficients, WORK)
+            losses[block] = row_loss(xp, statistics, coefficients)
+            factor = upstream[block] if np.ndim(upstream) else upstream
+            gradient_rows[block] = generic.row_gradient(xp, part, coefficients, statistics, factor, WORK)
+        gradient.finish(self.layout, gradient_rows)
+        return losses
+
+    def summaries(self) -> Iterator[tuple[slice, RowStatistics, RowCoefficients]]:
+        """Statistics of every row, with what entropy and prediction need: ignoring concerns the target alone."""
+        if self.core:
+            yield slice(None), self.core.row_statistics(), self.coefficients
+            return
+        for block, part, coefficients in self.blocks():
+            everywhere = dataclasses.replace(coefficients, valid=None)
+            yield block, generic.row_statistics(xp, part, everywhere, WORK, summary=True), coefficients
+
     def result(self, losses: np.ndarray, denominator: Any, dtype: np.dtype) -> Any:
         value = reduction.reduce_rows(xp, losses, self.options, self.row_weight, self.coefficients.valid, denominator)
         shape = self.layout.row_shape if self.options.reduction == "none" else ()
         return np.reshape(value, shape).astype(dtype)[()]
 
-    def upstream(self, denominator: Any) -> Callable[[slice], Any]:
-        factor = reduction.upstream(xp, self.options, self.row_weight, denominator)
-        return (lambda block: factor[block]) if np.ndim(factor) else (lambda block: factor)
+    def upstream(self, denominator: Any) -> Any:
+        """The factor of each row's gradient: (rows,) or one number."""
+        return reduction.upstream(xp, self.options, self.row_weight, denominator)
 
 
 def cross_entropy(logits: Any, target: Any, options: LossOptions) -> Any:
     logits = as_floating("logits", logits)
     with quiet():
         rows = Rows.of(logits, target, options)
-        losses = np.empty(rows.layout.count)
-        for block, part, coefficients in rows.blocks():
-            losses[block] = row_loss(xp, generic.row_statistics(xp, part, coefficients, WORK), coefficients)
-        return rows.result(losses, rows.denominator(), result_dtype(logits))
+        return rows.result(rows.losses(), rows.denominator(), result_dtype(logits))
 
 
 def cross_entropy_value_and_grad(logits: Any, target: Any, options: LossOptions, out: Any) -> tuple[Any, np.ndarray]:
@@ -163,14 +205,8 @@ def cross_entropy_value_and_grad(logits: Any, target: Any, options: LossOptions,
     with quiet():
         rows = Rows.of(logits, target, options)
         denominator = rows.denominator()
-        upstream = rows.upstream(denominator)
-        losses, gradient_rows = np.empty(rows.layout.count), gradient.rows(rows.layout)
-        for block, part, coefficients in rows.blocks():
-            statistics = generic.row_statistics(xp, part, coefficients, WORK)
-            losses[block] = row_loss(xp, statistics, coefficients)
-            gradient_rows[block] = generic.row_gradient(xp, part, coefficients, statistics, upstream(block), WORK)
-        value = rows.result(losses, denominator, result_dtype(logits))
-        return value, gradient.finish(rows.layout, gradient_rows)
+        losses = rows.losses_and_gradient(rows.upstream(denominator), gradient)
+        return rows.result(losses, denominator, result_dtype(logits)), gradient.array
 
 
 def cross_entropy_hvp(logits: Any, target: Any, vector: Any, options: LossOptions) -> np.ndarray:
@@ -184,8 +220,9 @@ def cross_entropy_hvp(logits: Any, target: Any, vector: Any, options: LossOption
         vector_rows, product_rows = rows.layout.to_rows(xp, vector), product.rows(rows.layout)
         for block, part, coefficients in rows.blocks():
             statistics = generic.row_statistics(xp, part, coefficients, WORK)
+            factor = upstream[block] if np.ndim(upstream) else upstream
             product_rows[block] = generic.row_hessian_vector(
-                xp, part, coefficients, statistics, vector_rows[block], upstream(block), WORK
+                xp, part, coefficients, statistics, vector_rows[block], factor, WORK
             )
         return product.finish(rows.layout, product_rows)
 
@@ -197,11 +234,7 @@ def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, An
         rows = Rows.of(logits, target, options, summary=True)
         count = rows.layout.count
         lse, entropy, loss, prediction = np.empty(count), np.empty(count), np.empty(count), np.empty(count, np.int64)
-        for block, part, coefficients in rows.blocks():
-            # Ignoring concerns the target alone: lse, entropy and prediction are of every row.
-            statistics = generic.row_statistics(
-                xp, part, dataclasses.replace(coefficients, valid=None), WORK, summary=True
-            )
+        for block, statistics, coefficients in rows.summaries():
             total = log_sum(xp, statistics)
             undefined = ~np.isfinite(statistics.maximum)
             lse[block] = np.where(undefined, np.nan, statistics.maximum + total)
@@ -239,16 +272,22 @@ def binary(logits: np.ndarray, target: Any, options: BinaryOptions, gradient: np
         flat_weight = None if row_weight is None else row_weight.reshape(-1)
         factor = reduction.upstream(xp, options, flat_weight, denominator)
         factor = factor.reshape(logits.shape) if np.ndim(factor) else factor
-        losses = np.empty(logits.shape)
         check_binary_probabilities(xp, logits, coefficients)
-        for index in element_blocks(logits.shape):
-            part, piece = logits[index], coefficients.elements(index)
-            losses[index] = generic.binary_loss(xp, part, piece, WORK)
-            if gradient is not None:
-                share = factor[index] if np.ndim(factor) else factor
-                gradient[index] = generic.binary_gradient(xp, part, piece, share, WORK)
-        valid = None if coefficients.valid is None else coefficients.valid.reshape(-1)
-        value = reduction.reduce_rows(xp, losses.reshape(-1), options, flat_weight, valid, denominator)
+        losses = native.binary_losses(
+            logits, coefficients, factor, gradient, each=options.reduction == "none", num_threads=options.num_threads
+        )
+        if losses is not None:
+            value = reduction.reduce_rows(xp, losses, options, None, None, denominator)
+        else:
+            losses = np.empty(logits.shape)
+            for index in element_blocks(logits.shape):
+                part, piece = logits[index], coefficients.elements(index)
+                losses[index] = generic.binary_loss(xp, part, piece, WORK)
+                if gradient is not None:
+                    share = factor[index] if np.ndim(factor) else factor
+                    gradient[index] = generic.binary_gradient(xp, part, piece, share, WORK)
+            valid = None if coefficients.valid is None else coefficients.valid.reshape(-1)
+            value = reduction.reduce_rows(xp, losses.reshape(-1), options, flat_weight, valid, denominator)
         shape = logits.shape if options.reduction == "none" else ()
         return np.reshape(value, shape).astype(result_dtype(logits))[()]
 

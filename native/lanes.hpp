@@ -1,0 +1,183 @@
+// Lanes<T, N>: N numbers that go through the same arithmetic.
+//
+// A thin layer over the vector extension of GCC and Clang (https://gcc.gnu.org/onlinedocs/gcc/Vector-Extensions.html). N is the
+// same on every machine; only the number of registers that hold the N lanes differs, so every instruction set adds in the same
+// order and gives the same bits (with -ffp-contract=off). Several registers per operation also keep the pipelines full: the steps
+// of independent registers stand next to each other in the program, which a one-register loop leaves to a 64-entry scheduler.
+//
+// This header is compiled once per instruction set; everything has internal linkage (INSTRUCTION_SET names the namespace), so that
+// the linker can never pick a body that was compiled for a newer processor.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#define INLINE inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+#if defined(__AVX512F__)
+#define REGISTER_BYTES 64
+#elif defined(__AVX__)
+#define REGISTER_BYTES 32
+#else
+#define REGISTER_BYTES 16
+#endif
+
+namespace INSTRUCTION_SET {
+
+template <class T> struct IntegerOf;
+template <> struct IntegerOf<float> { using type = std::int32_t; };
+template <> struct IntegerOf<double> { using type = std::int64_t; };
+template <> struct IntegerOf<std::int32_t> { using type = std::int32_t; };
+template <> struct IntegerOf<std::int64_t> { using type = std::int64_t; };
+
+template <class T, int N> struct Lanes {
+    static constexpr int per_register = N * int(sizeof(T)) < REGISTER_BYTES ? N : REGISTER_BYTES / int(sizeof(T));
+    static constexpr int registers = N / per_register;
+    typedef T Register __attribute__((vector_size(per_register * sizeof(T))));
+    using Integer = Lanes<typename IntegerOf<T>::type, N>;
+
+    Register part[registers];
+
+    Lanes() = default;
+    INLINE Lanes(T value) {
+        UNROLL for (int i = 0; i < registers; ++i) part[i] = Register{} + value;
+    }
+    static INLINE Lanes load(const T* from) {
+        Lanes r;
+        UNROLL for (int i = 0; i < registers; ++i) std::memcpy(&r.part[i], from + i * per_register, sizeof(Register));
+        return r;
+    }
+    INLINE void store(T* to) const {
+        UNROLL for (int i = 0; i < registers; ++i) std::memcpy(to + i * per_register, &part[i], sizeof(Register));
+    }
+};
+
+#define LANES_OPERATOR(op)                                                                         \
+    template <class T, int N> INLINE Lanes<T, N> operator op(Lanes<T, N> a, Lanes<T, N> b) {       \
+        Lanes<T, N> r;                                                                             \
+        UNROLL for (int i = 0; i < r.registers; ++i) r.part[i] = a.part[i] op b.part[i];           \
+        return r;                                                                                  \
+    }                                                                                              \
+    template <class T, int N> INLINE Lanes<T, N> operator op(Lanes<T, N> a, T b) { return a op Lanes<T, N>(b); } \
+    template <class T, int N> INLINE Lanes<T, N> operator op(T a, Lanes<T, N> b) { return Lanes<T, N>(a) op b; }
+LANES_OPERATOR(+)
+LANES_OPERATOR(-)
+LANES_OPERATOR(*)
+LANES_OPERATOR(/)
+LANES_OPERATOR(&)
+LANES_OPERATOR(|)
+#undef LANES_OPERATOR
+
+// Comparisons give all ones or all zeros per lane.
+#define LANES_COMPARISON(op)                                                                                      \
+    template <class T, int N> INLINE typename Lanes<T, N>::Integer operator op(Lanes<T, N> a, Lanes<T, N> b) {    \
+        typename Lanes<T, N>::Integer r;                                                                          \
+        UNROLL for (int i = 0; i < a.registers; ++i) {                                                            \
+            auto mask = a.part[i] op b.part[i];                                                                   \
+            static_assert(sizeof mask == sizeof r.part[i]);                                                       \
+            std::memcpy(&r.part[i], &mask, sizeof mask);                                                          \
+        }                                                                                                         \
+        return r;                                                                                                 \
+    }                                                                                                             \
+    template <class T, int N> INLINE typename Lanes<T, N>::Integer operator op(Lanes<T, N> a, T b) {              \
+        return a op Lanes<T, N>(b);                                                                               \
+    }
+LANES_COMPARISON(==)
+LANES_COMPARISON(<)
+LANES_COMPARISON(>)
+LANES_COMPARISON(<=)
+#undef LANES_COMPARISON
+
+template <class T, int N> INLINE Lanes<T, N> operator-(Lanes<T, N> a) {
+    UNROLL for (int i = 0; i < a.registers; ++i) a.part[i] = -a.part[i];
+    return a;
+}
+
+// Where `mask`, a; else b.
+template <class T, int N>
+INLINE Lanes<T, N> select(Lanes<typename IntegerOf<T>::type, N> mask, Lanes<T, N> a, Lanes<T, N> b) {
+    UNROLL for (int i = 0; i < a.registers; ++i) a.part[i] = mask.part[i] ? a.part[i] : b.part[i];
+    return a;
+}
+template <class T, int N> INLINE Lanes<T, N> select(typename Lanes<T, N>::Integer mask, Lanes<T, N> a, T b) {
+    return select(mask, a, Lanes<T, N>(b));
+}
+
+// The larger one; b where a comparison with NaN decides (that is: a NaN in b is kept, a NaN in a is dropped).
+template <class T, int N> INLINE Lanes<T, N> larger(Lanes<T, N> a, Lanes<T, N> b) {
+    UNROLL for (int i = 0; i < a.registers; ++i) a.part[i] = a.part[i] > b.part[i] ? a.part[i] : b.part[i];
+    return a;
+}
+
+// The smaller one; NaN as for `larger`.
+template <class T, int N> INLINE Lanes<T, N> smaller(Lanes<T, N> a, Lanes<T, N> b) {
+    UNROLL for (int i = 0; i < a.registers; ++i) a.part[i] = a.part[i] < b.part[i] ? a.part[i] : b.part[i];
+    return a;
+}
+
+template <class To, class From> INLINE To bits(const From& from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+template <class T, int N> INLINE typename Lanes<T, N>::Integer as_integer(Lanes<T, N> a) {
+    return bits<typename Lanes<T, N>::Integer>(a);
+}
+template <class T, int N> INLINE Lanes<T, N> as_real(Lanes<typename IntegerOf<T>::type, N> a) { return bits<Lanes<T, N>>(a); }
+template <class T, int N> INLINE Lanes<T, N> shift_left(Lanes<T, N> a, int count) {
+    UNROLL for (int i = 0; i < a.registers; ++i) a.part[i] <<= count;
+    return a;
+}
+// Zeros come in from the left.
+template <int N> INLINE Lanes<std::int64_t, N> shift_right(Lanes<std::int64_t, N> a, int count) {
+    using Register = typename Lanes<std::int64_t, N>::Register;
+    typedef std::uint64_t Unsigned __attribute__((vector_size(sizeof(Register))));
+    UNROLL for (int i = 0; i < a.registers; ++i) a.part[i] = (Register)((Unsigned)a.part[i] >> count);
+    return a;
+}
+
+// Lane l of the result is lane l plus lane l + N/2.
+template <class T, int N> INLINE Lanes<T, N / 2> halve_sum(Lanes<T, N> a) {
+    Lanes<T, N / 2> low, high;
+    std::memcpy(&low, &a, sizeof low);
+    std::memcpy(&high, reinterpret_cast<const char*>(&a) + sizeof low, sizeof high);
+    return low + high;
+}
+template <class T, int N> INLINE T sum(Lanes<T, N> a) {
+    if constexpr (N == 1) return a.part[0][0];
+    else return sum(halve_sum(a));
+}
+template <class T, int N> INLINE T maximum(Lanes<T, N> a) {
+    if constexpr (N == 1) return a.part[0][0];
+    else {
+        Lanes<T, N / 2> low, high;
+        std::memcpy(&low, &a, sizeof low);
+        std::memcpy(&high, reinterpret_cast<const char*>(&a) + sizeof low, sizeof high);
+        return maximum(larger(low, high));
+    }
+}
+
+template <class To, class From, int N> INLINE Lanes<To, N> convert(Lanes<From, N> a) {
+    if constexpr (sizeof(To) == sizeof(From)) {
+        Lanes<To, N> r;
+        UNROLL for (int i = 0; i < r.registers; ++i) r.part[i] = __builtin_convertvector(a.part[i], typename Lanes<To, N>::Register);
+        return r;
+    } else {
+        // The register of the wider type decides how many lanes go at once.
+        constexpr int step = sizeof(To) > sizeof(From) ? Lanes<To, N>::per_register : Lanes<From, N>::per_register;
+        typedef To Out __attribute__((vector_size(step * sizeof(To))));
+        typedef From In __attribute__((vector_size(step * sizeof(From))));
+        Lanes<To, N> r;
+        UNROLL for (int i = 0; i < N / step; ++i) {
+            In in;
+            std::memcpy(&in, reinterpret_cast<const char*>(&a) + i * sizeof in, sizeof in);
+            Out out = __builtin_convertvector(in, Out);
+            std::memcpy(reinterpret_cast<char*>(&r) + i * sizeof out, &out, sizeof out);
+        }
+        return r;
+    }
+}
+
+}  // namespace INSTRUCTION_SET

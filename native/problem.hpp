@@ -1,0 +1,103 @@
+// What crosses from Python: strided arrays and the numbers of the canonical form (src/crossentropy/row_loss.py derives it).
+#pragma once
+
+#include <cstdint>
+
+enum class DType : std::int32_t {
+    float64, float32, float16, bfloat16, int64, int32, int16, int8, uint64, uint32, uint16, uint8, boolean
+};
+
+// Element (row, class) of an array seen as (outer, classes, inner), rows = outer x inner; strides in bytes. data may be null: absent.
+struct Matrix {
+    char* data = nullptr;
+    DType dtype = DType::float64;
+    std::int64_t outer_stride = 0, class_stride = 0, inner_stride = 0;
+};
+
+// One number per row (row_stride 0: the same for all), or K of them (entry_stride); strides in bytes.
+template <class T> struct PerRow {
+    T* data = nullptr;
+    std::int64_t row_stride = 0, entry_stride = 0;
+    T& operator()(std::int64_t row, std::int64_t entry = 0) const {
+        return *(T*)((char*)data + row * row_stride + entry * entry_stride);
+    }
+    explicit operator bool() const { return data != nullptr; }
+};
+
+struct Problem {
+    std::int64_t rows = 0, classes = 0, inner = 1;
+
+    // z
+    Matrix logits;
+    bool has_softmax = true;        // false: the entries are log-probabilities already, lse = 0
+    bool are_probabilities = false; // false unless z = log x
+    double temperature = 1, softcap = 0;  // softcap 0: none
+    const double* class_bias = nullptr;
+    Matrix mask;  // bool
+
+    // q = sum_k b_k 1[idx_k] + g u + d (w t), g = smoothing x target_sum / (number of allowed classes)
+    Matrix indices;                 // (rows, K) integers: class_stride steps over k, outer_stride over rows; inner_stride unused
+    std::int64_t entries = 0;       // K
+    bool ignores_label = false;     // a label equal to ignored_label is a row that does not exist
+    std::int64_t ignored_label = 0;
+    PerRow<const double> index_weight;
+    bool weigh_indices = false;     // b_k = index_weight x class_weight[idx_k]
+    Matrix dense;
+    double dense_scale = 1;
+    const double* class_weight = nullptr;
+    double smoothing = 0;
+    PerRow<const double> target_sum;  // of sparse targets; absent: 1, or the dense target's own
+    double z_loss = 0, focal_gamma = 0;
+
+    PerRow<const bool> valid;
+    PerRow<const double> upstream;  // factor of the row's gradient
+
+    // Results; absent ones are not computed. With `given`, maximum, ties, others and the masses are inputs.
+    bool given = false;
+    PerRow<double> loss, maximum, ties, others, target_logit, profile, profile_mass, allowed, dense_sum, dense_mass, target_sum_found, entropy_sum;
+    PerRow<std::int64_t> prediction;
+    Matrix gradient;
+
+    int threads = 1;
+};
+
+// How a problem is cut into pieces; the same for every number of threads, so that the bits are too.
+struct Plan {
+    std::int64_t groups = 0;  // of neighbouring rows
+    std::int64_t parts = 1;   // of the classes of one group
+    std::int64_t workspace_bytes = 0, group_bytes = 0, part_bytes = 0;
+};
+
+// One per instruction set (row_kernels.cpp, compiled once for each). Memory comes from the caller, aligned to 64 bytes.
+struct RowKernel {
+    Plan (*plan)(const Problem&);
+    // Groups whose classes are one part: statistics, loss and gradient while the rows are in cache.
+    void (*whole)(const Problem&, std::int64_t first_group, std::int64_t end, void* workspace, void* group_memory);
+    // The same in steps, for classes in several parts.
+    void (*start)(const Problem&, std::int64_t group, void* workspace, void* group_memory);
+    void (*part_statistics)(const Problem&, std::int64_t group, std::int64_t part, void* workspace, void* group_memory, void* part_memory);
+    void (*finish)(const Problem&, std::int64_t group, std::int64_t parts, void* workspace, void* group_memory, void* part_memory);
+    void (*part_gradient)(const Problem&, std::int64_t group, std::int64_t part, void* workspace, void* group_memory);
+};
+
+// A vector of numbers with a stride in bytes (0: the same number everywhere).
+struct Elements {
+    char* data = nullptr;
+    DType dtype = DType::float64;
+    std::int64_t stride = 0;
+};
+
+// The sigmoid loss of `count` elements.
+struct ElementProblem {
+    std::int64_t count = 0;
+    Elements logits, target, pos_weight, valid, gradient;
+    double smoothing = 0, upstream = 1;
+    double* losses = nullptr;  // one per element
+    double* sums = nullptr;    // one per block: their sum in a fixed order is the loss for any number of threads
+    int threads = 1;
+};
+
+struct ElementKernel {
+    std::int64_t block_elements;
+    void (*blocks)(const ElementProblem&, std::int64_t first, std::int64_t end);
+};

@@ -1,0 +1,588 @@
+// Statistics, loss and gradient of groups of rows: which elements go through the loops of tile.hpp, and when. What happens once per
+// row is in group.hpp. Compiled once per instruction set.
+#include "elements.hpp"
+#include "group.hpp"
+#include "tile.hpp"
+
+namespace INSTRUCTION_SET {
+namespace {
+
+constexpr std::int64_t block_elements = 2048;     // z, powers and gradient of one block share the first-level cache
+constexpr std::int64_t kept_elements = 1 << 16;   // powers kept until the gradient needs them: half of a 512 kB second-level cache
+constexpr std::int64_t group_elements = 1 << 14;  // short rows form groups, whose once-per-row work is vectorised
+constexpr std::int64_t part_elements = 1 << 17;   // classes beyond this are several parts
+constexpr std::int64_t stream_bytes = 1 << 23;    // a gradient that will not be found in a cache again
+
+std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+// How rows of T are cut. By the layout alone, never by the number of rows or threads: a row has the same bits in any company.
+template <class T, bool Along> struct Shape {
+    static constexpr int lanes = width<T>;
+    static constexpr std::int64_t block_classes = Along ? block_elements : block_elements / lanes;
+    static constexpr std::int64_t part_blocks = part_elements / block_elements;
+
+    std::int64_t rows_per_group, blocks, block_vectors, parts;
+    bool keeps;  // the powers of all blocks until the gradient
+
+    explicit Shape(const Problem& p) {
+        blocks = (p.classes + block_classes - 1) / block_classes;
+        parts = (blocks + part_blocks - 1) / part_blocks;
+        std::int64_t padded = Along ? round_up(p.classes, lanes) : p.classes * lanes;  // elements of a row, or of all rows
+        rows_per_group = !Along ? lanes : blocks > 1 ? 1 : std::clamp<std::int64_t>(group_elements / padded, 1, max_rows);
+        keeps = padded * (Along ? rows_per_group : 1) <= kept_elements && !p.given;
+        block_vectors = Along ? (blocks > 1 ? block_elements : padded) / lanes : std::min(p.classes, block_classes);
+    }
+};
+
+// Scratch memory of one thread.
+template <class T, bool Along> struct Workspace {
+    T *z, *powers, *dense, *profile, *by_class, *slope, *gradient, *rows;
+    double* top;  // per block and row: powers = e^(z - top) 2^headroom
+
+    // Places the buffers from `memory` on; returns the bytes they take.
+    std::int64_t place(const Problem& p, char* memory) {
+        Shape<T, Along> shape(p);
+        std::int64_t block = shape.block_vectors * shape.lanes;
+        std::int64_t kept = shape.keeps ? block * shape.blocks * (Along ? shape.rows_per_group : 1) : block;
+        char* start = memory;
+        auto take = [&]<class Number>(Number*& buffer, std::int64_t count) {
+            buffer = reinterpret_cast<Number*>(memory);
+            memory += round_up(count * std::int64_t(sizeof(Number)), 64) + 64;  // the gap keeps buffers off the same cache sets
+        };
+        take(z, block);
+        take(powers, kept);
+        take(dense, p.dense.data ? kept : 0);
+        take(slope, kept);
+        take(profile, block);
+        take(by_class, block);
+        take(gradient, block);
+        take(rows, block);
+        take(top, shape.blocks * max_rows);
+        return memory - start;
+    }
+};
+
+template <class T, bool Along> struct Kernel : RowGroup {
+    static constexpr int lanes = width<T>;
+    static constexpr double unscale = sizeof(T) == 4 ? 0x1p-40 : 0x1p-200;  // 2^-headroom
+    static constexpr T minus_infinity = -std::numeric_limits<T>::infinity();
+    static constexpr DType own_dtype = sizeof(T) == 4 ? DType::float32 : DType::float64;
+    using Vector = Wide<T>;
+
+    // One block of classes of one row (Along) or of all rows of the group (Across).
+    struct Block {
+        std::int64_t index, first_class, classes, vectors;
+        Tile<T> z;
+        T *powers, *dense, *slope;
+        Weights<T, Along> profile;
+    };
+
+    const Shape<T, Along> shape;
+    Workspace<T, Along> w;
+
+    Kernel(const Problem& problem, std::int64_t index, void* workspace, void* group_memory)
+        : RowGroup{problem, *static_cast<Group*>(group_memory), 0, 0}, shape(problem) {
+        w.place(p, static_cast<char*>(workspace));
+        first_row = index * shape.rows_per_group;
+        rows = int(std::min(shape.rows_per_group, p.rows - first_row));
+    }
+
+    // ---- elements in and out --------------------------------------------------------------------------------------------
+
+    char* row_start(const Matrix& a, int row) const {
+        std::int64_t i = first_row + row;
+        if (p.inner == 1) return a.data + i * a.outer_stride;
+        return a.data + i / p.inner * a.outer_stride + i % p.inner * a.inner_stride;
+    }
+    // Bytes from one row of the group to the next; 0 where they are not evenly spaced.
+    std::int64_t row_step(const Matrix& a) const {
+        if (p.inner == 1) return a.outer_stride;
+        bool even = first_row / p.inner == (first_row + rows - 1) / p.inner || a.outer_stride == p.inner * a.inner_stride;
+        return even ? a.inner_stride : 0;
+    }
+    // Across: do neighbouring rows lie closer together than neighbouring classes?
+    bool rows_together(const Matrix& a) const {
+        return row_step(a) != 0 && std::abs(row_step(a)) <= std::abs(a.class_stride);
+    }
+
+    // Elements of `a`, block b: one row's (Along) or all rows', as vectors, padded.
+    void load(const Matrix& a, const Block& b, int row, T padding, T* to) {
+        Reader<T> read = reader<T>(a.dtype);
+        std::int64_t offset = b.first_class * a.class_stride;
+        if constexpr (Along) {
+            read(row_start(a, row) + offset, a.class_stride, b.classes, to);
+            std::fill(to + b.classes, to + b.vectors * lanes, padding);
+        } else {
+            if (rows_together(a)) {
+                const char* start = row_start(a, 0) + offset;
+                for (std::int64_t j = 0; j < b.classes; ++j) read(start + j * a.class_stride, row_step(a), rows, to + j * lanes);
+            } else {
+                load_transposed(a, b, read, to);
+            }
+            if (rows == lanes && !group.skips_some) return;
+            for (int lane = 0; lane < lanes; ++lane)
+                if (lane >= rows || group.skipped[lane])
+                    for (std::int64_t j = 0; j < b.classes; ++j) to[j * lanes + lane] = T(0);
+        }
+    }
+    void load_transposed(const Matrix& a, const Block& b, Reader<T> read, T* to) {
+        std::int64_t offset = b.first_class * a.class_stride;
+        bool direct = a.dtype == own_dtype && a.class_stride == sizeof(T);
+        for (int lane = 0; lane < rows; ++lane) {
+            const char* start = row_start(a, lane) + offset;
+            if (!direct) read(start, a.class_stride, b.classes, w.rows);
+            const T* from = direct ? reinterpret_cast<const T*>(start) : w.rows;
+            for (std::int64_t j = 0; j < b.classes; ++j) to[j * lanes + lane] = from[j];
+        }
+    }
+
+    bool streams() const {
+        std::int64_t size = p.gradient.dtype == DType::float64 ? 8 : p.gradient.dtype == DType::float32 ? 4 : 2;
+        return p.rows * p.classes * size >= stream_bytes;
+    }
+    bool gradient_is_plain() const { return p.gradient.dtype == own_dtype && p.gradient.class_stride == sizeof(T); }
+
+    void write(const Block& b, int row, const T* from) {
+        const Matrix& g = p.gradient;
+        Writer<T> write = writer<T>(g.dtype);
+        std::int64_t offset = b.first_class * g.class_stride;
+        if constexpr (Along) {
+            char* to = row_start(g, row) + offset;
+            if (gradient_is_plain() && streams()) stream(from, to, b.classes * sizeof(T));
+            else write(from, b.classes, to, g.class_stride);
+        } else if (rows_together(g)) {
+            char* start = row_start(g, 0) + offset;
+            for (std::int64_t j = 0; j < b.classes; ++j) write(from + j * lanes, rows, start + j * g.class_stride, row_step(g));
+        } else {
+            for (int lane = 0; lane < rows; ++lane)
+                for (std::int64_t j = 0; j < b.classes; ++j) w.rows[lane * b.classes + j] = from[j * lanes + lane];
+            char* start = row_start(g, 0) + offset;
+            if (gradient_is_plain() && streams() && row_step(g) == b.classes * std::int64_t(sizeof(T)))
+                stream(w.rows, start, rows * b.classes * sizeof(T));
+            else if (row_step(g) == b.classes * g.class_stride)
+                write(w.rows, rows * b.classes, start, g.class_stride);
+            else
+                for (int lane = 0; lane < rows; ++lane)
+                    write(w.rows + lane * b.classes, b.classes, row_start(g, lane) + offset, g.class_stride);
+        }
+    }
+
+    // ---- blocks ---------------------------------------------------------------------------------------------------------
+
+    Block block_at(std::int64_t index, int row) {
+        Block b;
+        b.index = index;
+        b.first_class = index * shape.block_classes;
+        b.classes = std::min(shape.block_classes, p.classes - b.first_class);
+        b.vectors = Along ? (b.classes + lanes - 1) / lanes : b.classes;
+        std::int64_t kept = !shape.keeps ? 0 : Along && shape.blocks == 1 ? row * shape.block_vectors * lanes : index * block_elements;
+        b.powers = w.powers + kept;
+        b.dense = has_dense() ? w.dense + kept : nullptr;
+        b.slope = has_slope() && !reads_labels_only() ? w.slope + kept : nullptr;
+        return b;
+    }
+
+    // z of a block: where it stands, if its elements are T already, else converted and transformed in w.z.
+    void load_logits(Block& b, int row) {
+        bool in_place = Along && p.logits.dtype == own_dtype && p.logits.class_stride == sizeof(T) && !transforms() && !p.mask.data;
+        if (in_place) {
+            const T* data = reinterpret_cast<const T*>(row_start(p.logits, row)) + b.first_class;
+            std::int64_t before = (b.vectors - 1) * lanes;
+            std::fill(w.z, w.z + lanes, minus_infinity);
+            std::memcpy(w.z, data + before, (b.classes - before) * sizeof(T));
+            b.z = {data, b.vectors, w.z};
+            return;
+        }
+        load(p.logits, b, row, minus_infinity, w.z);
+        b.z = {w.z, b.vectors, w.z + (b.vectors - 1) * lanes};
+        if constexpr (sizeof(T) == 8)
+            if (transforms()) transform(b);
+        if (p.mask.data) apply_mask(b, row);
+    }
+
+    void transform(const Block& b) {
+        for (std::int64_t i = 0; i < b.vectors; ++i) {
+            double* at = reinterpret_cast<double*>(w.z) + i * lanes;
+            Vector x = Vector::load(reinterpret_cast<T*>(at)), slope = 1 / p.temperature;
+            if (p.are_probabilities) {
+                slope = 1.0 / x;
+                x = log(x);
+            } else {
+                if (p.temperature != 1) x = x / p.temperature;
+                if (p.class_bias) x = x + bias(b, i);
+                if (p.softcap != 0) {
+                    Vector angle = x / p.softcap;
+                    auto finite = larger(x, -x) < infinity;  // an infinite logit says what it says without a cap
+                    x = select(finite, tanh(angle) * p.softcap, x);
+                    slope = tanh_slope(angle) / p.temperature;
+                }
+            }
+            x.store(at);
+            if (b.slope) slope.store(b.slope + i * lanes);
+        }
+        if (Along) std::fill(w.z + b.classes, w.z + b.vectors * lanes, minus_infinity);  // whatever the soft-cap made of the padding
+    }
+    Vector bias(const Block& b, std::int64_t i) const {
+        const double* from = p.class_bias + b.first_class;
+        if constexpr (!Along) return Vector(from[i]);
+        T padded[lanes] = {};
+        std::memcpy(padded, from + i * lanes, std::min<std::int64_t>(lanes, b.classes - i * lanes) * sizeof(T));
+        return Vector::load(padded);
+    }
+
+    // Masked classes: z = -inf and no slope, whatever the logit is. Without a transform the other slopes are 1.
+    void apply_mask(const Block& b, int row) {
+        load(p.mask, b, row, T(0), w.profile);
+        for (std::int64_t i = 0; i < b.vectors; ++i) {
+            T* at = w.z + i * lanes;
+            auto out = Vector::load(w.profile + i * lanes) == T(0);
+            select(out, Vector(minus_infinity), Vector::load(at)).store(at);
+            if (!b.slope) continue;
+            Vector slope = transforms() ? Vector::load(b.slope + i * lanes) : Vector(T(1));
+            select(out, Vector(T(0)), slope).store(b.slope + i * lanes);
+        }
+    }
+
+    // w t of a block; `sum` receives the sum of t.
+    void load_dense(const Block& b, int row, double* sum) {
+        load(p.dense, b, row, T(0), b.dense);
+        if (sum) set(sum, row, tile_mass(b.vectors, Weights<T, Along>{b.dense}));
+        if (!p.class_weight) return;
+        const double* weight = p.class_weight + b.first_class;
+        for (std::int64_t j = 0; j < b.classes; ++j) {
+            if (Along) b.dense[j] = T(b.dense[j] * weight[j]);
+            else for (int lane = 0; lane < lanes; ++lane) b.dense[j * lanes + lane] = T(b.dense[j * lanes + lane] * weight[j]);
+        }
+    }
+
+    // u of a block: class weights (or 1) of the classes that the mask allows.
+    void load_profile(Block& b, int row) {
+        for (std::int64_t j = 0; j < b.classes; ++j) w.by_class[j] = p.class_weight ? T(p.class_weight[b.first_class + j]) : T(1);
+        if (Along) std::fill(w.by_class + b.classes, w.by_class + b.vectors * lanes, T(0));
+        if (!p.mask.data) {
+            (Along ? b.profile.tile : b.profile.by_class) = w.by_class;
+            return;
+        }
+        load(p.mask, b, row, T(0), w.profile);
+        for (std::int64_t i = 0; i < b.vectors; ++i) {
+            Vector weight = Along ? Vector::load(w.by_class + i * lanes) : Vector(w.by_class[i]);
+            (Vector::load(w.profile + i * lanes) * weight).store(w.profile + i * lanes);
+        }
+        b.profile.tile = w.profile;
+    }
+
+    // One number (Along) or one per row (Across) into per-row numbers; what is the same in every lane as one number.
+    static void set(double* to, int row, double value) { to[row] = value; }
+    template <int N> static void set(double* to, int, Lanes<double, N> value) { value.store(to); }
+    static auto number(Vector x) {
+        if constexpr (Along) return double(x.part[0][0]);
+        else return convert<double>(x);
+    }
+
+    // ---- statistics -----------------------------------------------------------------------------------------------------
+
+    void block_statistics(std::int64_t index, int row, Statistics& s) {
+        Block b = block_at(index, row);
+        load_logits(b, row);
+        Vector m = T(0);
+        if (p.has_softmax) {
+            m = tile_maximum(b.z);
+            if constexpr (Along) m = Vector(maximum(m));
+            exponentials(b, row, m, s);
+        } else {
+            for (int r = Along ? row : 0; r < (Along ? row + 1 : lanes); ++r) s.maximum[r] = 0, s.ties[r] = 1, s.others[r] = 0;
+        }
+        Vector from = select(m == minus_infinity, Vector(T(0)), m);  // of -inf alone, sums are relative to 0: -inf
+        if (p.entropy_sum) set(s.entropy_sum, row, tile_weighted(b.z, from, Weights<T, Along>{b.powers}) * unscale);
+        if (has_profile()) {
+            load_profile(b, row);
+            set(s.profile, row, tile_weighted(b.z, from, b.profile));
+            set(s.profile_mass, row, tile_mass(b.vectors, b.profile));
+            count_allowed(b, row, s);
+        }
+        if (has_dense()) {
+            load_dense(b, row, s.target_sum);
+            set(s.dense, row, tile_weighted(b.z, from, Weights<T, Along>{b.dense}));
+            set(s.dense_mass, row, tile_mass(b.vectors, Weights<T, Along>{b.dense}));
+        }
+        if (finds_top()) find_top(b, row, m, s);
+        find_labels(b, row);
+    }
+
+    void exponentials(Block& b, int row, Vector m, Statistics& s) {
+        bool in_place = b.z.data != w.z;
+        bool last = b.first_class + b.classes == p.classes;
+        const char* next = in_place && !last ? reinterpret_cast<const char*>(b.z.data + b.classes) : nullptr;
+        T* powers = p.gradient.data || p.entropy_sum ? b.powers : nullptr;
+        decltype(number(m)) others, ties;
+        tile_exp<T, Along>(b.z, Origin<T, lanes>(m), powers, next, others, ties);
+        set(s.maximum, row, number(m));
+        set(s.ties, row, ties);
+        set(s.others, row, others * unscale);
+        set(w.top + b.index * max_rows, row, number(m));
+    }
+
+    void count_allowed(const Block& b, int row, Statistics& s) {
+        if (p.mask.data) {
+            load(p.mask, b, row, T(0), w.gradient);  // not in use yet
+            set(s.allowed, row, tile_mass(b.vectors, Weights<T, Along>{w.gradient}));
+        } else {
+            for (int r = Along ? row : 0; r < (Along ? row + 1 : lanes); ++r) s.allowed[r] = double(b.classes);
+        }
+    }
+
+    // Index of the first maximum.
+    void find_top(const Block& b, int row, Vector m, Statistics& s) {
+        if constexpr (Along) {
+            s.prediction[row] = b.first_class;
+            for (std::int64_t i = 0; i < b.vectors; ++i) {
+                Vector x = b.z[i];
+                if (sum(x == m) == 0) continue;
+                T value[lanes];
+                x.store(value);
+                s.prediction[row] += i * lanes + (std::find(value, value + lanes, m.part[0][0]) - value);
+                return;
+            }
+        } else {
+            Vector at = T(0);  // the last assignment is the first maximum
+            for (std::int64_t j = b.classes - 1; j >= 0; --j) at = select(b.z[j] == m, Vector(T(j)), at);
+            T found[lanes];
+            at.store(found);
+            for (int lane = 0; lane < lanes; ++lane) s.prediction[lane] = b.first_class + std::int64_t(found[lane]);
+        }
+    }
+
+    void find_labels(const Block& b, int row) {
+        const std::int64_t* indices = group.indices(p.entries);
+        double* logits = group.logits(p.entries);
+        for (std::int64_t i = Along ? row * p.entries : 0, end = Along ? i + p.entries : rows * p.entries; i < end; ++i) {
+            std::int64_t j = indices[i] - b.first_class;
+            if (std::uint64_t(j) >= std::uint64_t(b.classes)) continue;
+            if constexpr (Along) logits[i] = j / lanes + 1 < b.z.vectors ? b.z.data[j] : b.z.last[j % lanes];
+            else logits[i] = b.z.data[j * lanes + (p.entries == 1 ? i : i / p.entries)];
+        }
+    }
+
+    // Log-probabilities under labels: the labels' own entries and slopes.
+    void read_label_entries() {
+        const std::int64_t* indices = group.indices(p.entries);
+        double *logits = group.logits(p.entries), *slopes = group.slopes(p.entries);
+        Reader<double> read = reader<double>(p.logits.dtype);
+        for (std::int64_t i = 0; i < rows * p.entries; ++i) {
+            int r = int(i / p.entries);
+            slopes[i] = 1;
+            if (!group.skipped[r] && std::uint64_t(indices[i]) < std::uint64_t(p.classes))
+                read(row_start(p.logits, r) + indices[i] * p.logits.class_stride, 0, 1, logits + i);
+        }
+        if (!p.are_probabilities) return;
+        for (std::int64_t i = 0; i < rows * p.entries; i += chunk_rows) {
+            std::int64_t bytes = std::min<std::int64_t>(chunk_rows, rows * p.entries - i) * sizeof(double);
+            alignas(64) double part[chunk_rows] = {};
+            std::memcpy(part, logits + i, bytes);
+            Chunk x = Chunk::load(part);
+            log(x).store(part);
+            std::memcpy(logits + i, part, bytes);
+            (1.0 / x).store(part);
+            std::memcpy(slopes + i, part, bytes);
+        }
+    }
+
+    void statistics_of_blocks(std::int64_t index, Statistics& s) {
+        if constexpr (Along) {
+            for (int row = 0; row < rows; ++row)
+                if (!group.skipped[row]) block_statistics(index, row, s);
+        } else {
+            block_statistics(index, 0, s);
+        }
+    }
+
+    void part_statistics(std::int64_t part, Statistics& total) {
+        std::int64_t first = part * shape.part_blocks, end = std::min(shape.blocks, first + shape.part_blocks);
+        if (reads_labels_only()) {
+            if (part == 0) read_label_entries();
+            for (int r = 0; r < rows; ++r) total.maximum[r] = 0, total.ties[r] = 1, total.others[r] = 0;
+            return;
+        }
+        if (end == first + 1) return statistics_of_blocks(first, total);
+        MergeTree tree(*this);
+        for (std::int64_t index = first; index < end; ++index) {
+            statistics_of_blocks(index, tree.incoming);
+            tree.add();
+        }
+        tree.result(total);
+    }
+
+    // ---- gradient -------------------------------------------------------------------------------------------------------
+
+    void part_gradient(std::int64_t part) {
+        std::int64_t first = part * shape.part_blocks, end = std::min(shape.blocks, first + shape.part_blocks);
+        for (std::int64_t index = first; index < end; ++index) {
+            if constexpr (Along) {
+                for (int row = 0; row < rows; ++row) group.skipped[row] ? clear(index, row) : block_gradient(index, row);
+            } else {
+                block_gradient(index, 0);
+            }
+        }
+        finish_streams();
+    }
+
+    void clear(std::int64_t index, int row) {
+        Block b = block_at(index, row);
+        std::fill(w.gradient, w.gradient + b.classes, T(0));
+        write(b, row, w.gradient);
+    }
+
+    void block_gradient(std::int64_t index, int row) {
+        Block b = block_at(index, row);
+        if (!shape.keeps && !reads_labels_only()) {
+            load_logits(b, row);
+            if (has_dense()) load_dense(b, row, nullptr);
+            if (p.has_softmax) {
+                Vector m;
+                if constexpr (Along) m = T(group.statistics.maximum[row]);
+                else m = convert<T>(Lanes<double, lanes>::load(group.statistics.maximum));
+                tile_powers<T>(b.z, Origin<T, lanes>(m), b.powers);
+                set(w.top + index * max_rows, row, number(m));
+            }
+        }
+        if (!p.has_softmax) std::fill(b.powers, b.powers + b.vectors * lanes, T(0));
+        if (has_profile()) load_profile(b, row);
+
+        Factors f = row_factors(index, row);
+        bool straight = Along && gradient_is_plain() && !streams();
+        T* to = straight ? reinterpret_cast<T*>(row_start(p.gradient, row)) + b.first_class : w.gradient;
+        std::int64_t full = straight ? b.classes / lanes : b.vectors;
+        tile_gradient<T, Along>(0, full, b.powers, f, b.profile, b.dense, b.slope, to);
+        if (full < b.vectors) {  // the last vector reaches beyond the row
+            tile_gradient<T, Along>(full, b.vectors, b.powers, f, b.profile, b.dense, b.slope, w.gradient);
+            std::memcpy(to + full * lanes, w.gradient + full * lanes, (b.classes - full * lanes) * sizeof(T));
+        }
+        correct(b, row, to);
+        if (!straight) write(b, row, to);
+    }
+
+    // f1 f2 = f, both normal numbers of T where f is too small for one: powers are up to 2^headroom.
+    static void split(double f, T& f1, T& f2) {
+        constexpr double small = sizeof(T) == 4 ? 0x1p-80 : 0x1p-800, step = sizeof(T) == 4 ? 0x1p80 : 0x1p700;
+        bool is_small = std::fabs(f) < small && f != 0;
+        f1 = T(is_small ? f * step : f);
+        f2 = T(is_small ? 1 / step : 1);
+    }
+
+    using Factors = GradientFactors<T>;
+    Factors row_factors(std::int64_t index, int row) {
+        const double *top = w.top + index * max_rows, *m = group.statistics.maximum;
+        alignas(64) T first[max_rows], second[max_rows], profile[max_rows], dense[max_rows];
+        for (int r = Along ? row : 0; r < (Along ? row + 1 : lanes); ++r) {
+            bool counts = r < rows && !group.skipped[r];
+            double f = counts ? group.power_factor[r] * unscale : 0;
+            // The block's own maximum is below the row's where the row has several blocks.
+            if (counts && p.has_softmax && shape.blocks > 1 && top[r] != m[r]) f *= exp_nonpositive(Lanes<double, 2>(top[r] - m[r])).part[0][0];
+            split(f, first[r], second[r]);
+            profile[r] = T(counts ? group.profile_factor[r] : 0);
+            dense[r] = T(counts ? group.dense_factor[r] : 0);
+        }
+        if constexpr (Along) return {first[row], second[row], profile[row], dense[row]};
+        else return {Vector::load(first), Vector::load(second), Vector::load(profile), Vector::load(dense)};
+    }
+
+    // The entries that are not a p - g u - d w t: at the labels, and where p > 1/2 may cancel.
+    void correct(const Block& b, int row, T* to) {
+        const Statistics& s = group.statistics;
+        const std::int64_t* indices = group.indices(p.entries);
+        const double *weights = group.weights(p.entries), *logits = group.logits(p.entries), *slopes = group.slopes(p.entries);
+        if (!p.entries && !finds_top()) return;
+        for (int r = Along ? row : 0; r < (Along ? row + 1 : rows); ++r) {
+            if (group.skipped[r]) continue;
+            bool is_certain = s.ties[r] == 1 && s.others[r] < 1 && p.has_softmax;
+            std::int64_t top = is_certain && finds_top() ? s.prediction[r] - b.first_class : -1;
+            for (std::int64_t i = r * p.entries; i < (r + 1) * p.entries; ++i) {
+                std::int64_t j = indices[i] - b.first_class;
+                if (std::uint64_t(j) >= std::uint64_t(b.classes)) continue;
+                std::int64_t at = Along ? j : j * lanes + r;
+                if (is_certain && logits[i] == 0) top = j;
+                double slope = reads_labels_only() ? slopes[i] : b.slope ? double(b.slope[at]) : 1;
+                if (weights[i] != 0) to[at] = T(to[at] - group.upstream[r] * slope * weights[i]);
+            }
+            if (std::uint64_t(top) < std::uint64_t(b.classes)) correct_top(b, r, top, to);
+        }
+    }
+    void correct_top(const Block& b, int r, std::int64_t top, T* to) {
+        std::int64_t at = Along ? top : top * lanes + r;
+        double q = 0;
+        for (std::int64_t i = r * p.entries; i < (r + 1) * p.entries; ++i)
+            if (group.indices(p.entries)[i] == top + b.first_class) q += group.weights(p.entries)[i];
+        if (has_profile()) q += group.smoothing[r] * double(b.profile.tile ? b.profile.tile[at] : b.profile.by_class[top]);
+        if (b.dense) q += p.dense_scale * double(b.dense[at]);
+        // Where q is a good part of s; elsewhere a p - q has nothing to cancel.
+        if (q > 0.25 * group.mass[r])
+            to[at] = T(group.upstream[r] * (b.slope ? double(b.slope[at]) : 1) * (group.residue[r] + (group.mass[r] - q)));
+    }
+};
+
+// ---- entry points ---------------------------------------------------------------------------------------------------------
+
+// Along for long rows whose classes are closer together than the rows are.
+bool goes_along(const Problem& p) {
+    return p.classes > 32 && (p.inner == 1 || std::abs(p.logits.class_stride) <= std::abs(p.logits.inner_stride));
+}
+template <class Body> auto dispatch(const Problem& p, Body body) {
+    bool in_double = p.logits.dtype == DType::float64 || p.temperature != 1 || p.softcap != 0 || p.class_bias || p.are_probabilities;
+    if (goes_along(p)) return in_double ? body.template operator()<double, true>() : body.template operator()<float, true>();
+    return in_double ? body.template operator()<double, false>() : body.template operator()<float, false>();
+}
+
+Plan plan(const Problem& p) {
+    return dispatch(p, [&]<class T, bool Along>() {
+        Shape<T, Along> shape(p);
+        Workspace<T, Along> workspace;
+        Plan plan;
+        plan.groups = (p.rows + shape.rows_per_group - 1) / shape.rows_per_group;
+        plan.parts = shape.parts;
+        plan.workspace_bytes = workspace.place(p, nullptr);
+        plan.group_bytes = Group::bytes(p.entries);
+        plan.part_bytes = sizeof(Statistics);
+        return plan;
+    });
+}
+
+void whole(const Problem& p, std::int64_t first, std::int64_t end, void* workspace, void* group_memory) {
+    dispatch(p, [&]<class T, bool Along>() {
+        for (std::int64_t group = first; group < end; ++group) {
+            Kernel<T, Along> kernel(p, group, workspace, group_memory);
+            kernel.start();
+            if (!p.given) kernel.part_statistics(0, kernel.group.statistics);
+            kernel.finish();
+            if (p.gradient.data) kernel.part_gradient(0);
+        }
+    });
+}
+
+void start(const Problem& p, std::int64_t group, void* workspace, void* group_memory) {
+    dispatch(p, [&]<class T, bool Along>() { Kernel<T, Along>(p, group, workspace, group_memory).start(); });
+}
+void part_statistics(const Problem& p, std::int64_t group, std::int64_t part, void* workspace, void* group_memory, void* part_memory) {
+    dispatch(p, [&]<class T, bool Along>() {
+        Kernel<T, Along>(p, group, workspace, group_memory).part_statistics(part, *static_cast<Statistics*>(part_memory));
+    });
+}
+void finish(const Problem& p, std::int64_t group, std::int64_t parts, void* workspace, void* group_memory, void* part_memory) {
+    dispatch(p, [&]<class T, bool Along>() {
+        Kernel<T, Along> kernel(p, group, workspace, group_memory);
+        RowGroup::MergeTree tree(kernel);
+        auto* states = static_cast<Statistics*>(part_memory);
+        for (std::int64_t part = 0; part < parts; ++part) tree.incoming = states[part], tree.add();
+        if (parts) tree.result(kernel.group.statistics);
+        kernel.finish();
+    });
+}
+void part_gradient(const Problem& p, std::int64_t group, std::int64_t part, void* workspace, void* group_memory) {
+    dispatch(p, [&]<class T, bool Along>() { Kernel<T, Along>(p, group, workspace, group_memory).part_gradient(part); });
+}
+
+}  // namespace
+
+extern const RowKernel row_kernel;
+const RowKernel row_kernel = {plan, whole, start, part_statistics, finish, part_gradient};
+
+}  // namespace INSTRUCTION_SET

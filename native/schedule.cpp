@@ -1,0 +1,107 @@
+#include "schedule.hpp"
+
+#include <memory>
+#include <new>
+#include <stdexcept>
+
+#include "threads.hpp"
+
+namespace baseline { extern const RowKernel row_kernel; extern const ElementKernel element_kernel; }
+#if defined(HAS_X86_KERNELS)
+namespace avx2 { extern const RowKernel row_kernel; extern const ElementKernel element_kernel; }
+namespace avx512 { extern const RowKernel row_kernel; extern const ElementKernel element_kernel; }
+#endif
+
+namespace {
+
+struct InstructionSet {
+    const char* name;
+    const RowKernel* rows;
+    const ElementKernel* elements;
+    bool (*is_here)();
+};
+
+const InstructionSet all_sets[] = {
+#if defined(HAS_X86_KERNELS)
+    {"avx512", &avx512::row_kernel, &avx512::element_kernel,
+     [] { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"); }},
+    {"avx2", &avx2::row_kernel, &avx2::element_kernel, [] { return bool(__builtin_cpu_supports("avx2")); }},
+#endif
+    {"baseline", &baseline::row_kernel, &baseline::element_kernel, [] { return true; }},
+};
+
+const InstructionSet& choose(const std::string& name) {
+    for (const InstructionSet& set : all_sets)
+        if ((name.empty() || name == set.name) && set.is_here()) return set;
+    throw std::invalid_argument("instruction set '" + name + "' is not in this build or not on this machine");
+}
+
+constexpr std::int64_t alignment = 64;
+struct Free { void operator()(char* memory) const { ::operator delete(memory, std::align_val_t(alignment)); } };
+using Memory = std::unique_ptr<char, Free>;
+std::int64_t aligned(std::int64_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+Memory allocate(std::int64_t bytes) { return Memory(static_cast<char*>(::operator new(aligned(bytes), std::align_val_t(alignment)))); }
+
+// Elements that keep a thread busy several times longer than it takes to start one (about 0.03 ms).
+constexpr std::int64_t grain = 1 << 18;
+
+}  // namespace
+
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+    for (const InstructionSet& set : all_sets)
+        if (set.is_here()) names.push_back(set.name);
+    return names;
+}
+
+void compute_rows(const Problem& p, const std::string& instruction_set) {
+    const RowKernel& kernel = *choose(instruction_set).rows;
+    if (p.rows == 0) return;
+    Plan plan = kernel.plan(p);
+    int workers = int(std::min<std::int64_t>({std::max(1, p.threads), std::max<std::int64_t>(1, p.rows * p.classes / grain), plan.groups * plan.parts}));
+    std::int64_t workspace_bytes = aligned(plan.workspace_bytes), group_bytes = aligned(plan.group_bytes), part_bytes = aligned(plan.part_bytes);
+    Memory workspaces = allocate(workers * workspace_bytes);
+    auto workspace = [&](int worker) { return workspaces.get() + worker * workspace_bytes; };
+
+    if (plan.parts == 1) {
+        Memory groups = allocate(workers * group_bytes);
+        // Several groups at a time, for the sake of the call; still many pieces per thread.
+        std::int64_t step = std::max<std::int64_t>(1, std::min<std::int64_t>(64, plan.groups / (workers * 16)));
+        parallel_for((plan.groups + step - 1) / step, workers, [&](std::int64_t i, int worker) {
+            kernel.whole(p, i * step, std::min(plan.groups, (i + 1) * step), workspace(worker), groups.get() + worker * group_bytes);
+        });
+        return;
+    }
+    // A group's steps, each over its parts by `for_parts`.
+    auto steps = [&](std::int64_t g, char* group, char* states, int worker, auto for_parts) {
+        kernel.start(p, g, workspace(worker), group);
+        if (!p.given)
+            for_parts(plan.parts, [&](std::int64_t i, int who) { kernel.part_statistics(p, g, i, workspace(who), group, states + i * part_bytes); });
+        kernel.finish(p, g, p.given ? 0 : plan.parts, workspace(worker), group, states);
+        if (p.gradient.data) for_parts(plan.parts, [&](std::int64_t i, int who) { kernel.part_gradient(p, g, i, workspace(who), group); });
+    };
+    if (plan.groups >= 2 * workers) {  // enough groups: each stays on one thread and in its cache
+        Memory groups = allocate(workers * group_bytes), parts = allocate(workers * plan.parts * part_bytes);
+        parallel_for(plan.groups, workers, [&](std::int64_t g, int worker) {
+            steps(g, groups.get() + worker * group_bytes, parts.get() + worker * plan.parts * part_bytes, worker,
+                  [&](std::int64_t count, auto body) { for (std::int64_t i = 0; i < count; ++i) body(i, worker); });
+        });
+    } else {  // few groups: the parts of each spread over the threads
+        Memory group = allocate(group_bytes), parts = allocate(plan.parts * part_bytes);
+        for (std::int64_t g = 0; g < plan.groups; ++g)
+            steps(g, group.get(), parts.get(), 0, [&](std::int64_t count, auto body) { parallel_for(count, workers, body); });
+    }
+}
+
+std::int64_t element_blocks(std::int64_t count) {
+    std::int64_t size = baseline::element_kernel.block_elements;
+    return (count + size - 1) / size;
+}
+
+void compute_elements(const ElementProblem& p, const std::string& instruction_set) {
+    const ElementKernel& kernel = *choose(instruction_set).elements;
+    std::int64_t blocks = element_blocks(p.count), step = 16;
+    int workers = int(std::clamp<std::int64_t>(p.count / grain, 1, std::max(1, p.threads)));
+    parallel_for((blocks + step - 1) / step, workers,
+                 [&](std::int64_t i, int) { kernel.blocks(p, i * step, std::min(blocks, (i + 1) * step)); });
+}

@@ -1,0 +1,18 @@
+// Which instruction set computes, and which thread computes what.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "problem.hpp"
+
+// The instruction sets of this build that this machine has, best first.
+std::vector<std::string> instruction_sets();
+
+// Compute `problem` with the named instruction set ("" for the best). Throws std::invalid_argument for an unknown one and
+// std::bad_alloc before any work is done.
+void compute_rows(const Problem& problem, const std::string& instruction_set);
+
+// The sigmoid loss; `problem.sums` must hold element_blocks(count) numbers.
+void compute_elements(const ElementProblem& problem, const std::string& instruction_set);
+std::int64_t element_blocks(std::int64_t count);

@@ -1,0 +1,161 @@
+// A tile of z in the first-level cache, and the loops over it.
+//
+// Two orientations share every loop. Along: the lanes are neighbouring classes of one row, and the row's number is the sum (or
+// maximum) over the lanes at the end. Across: the lanes are neighbouring rows, one class after the other; for few classes, and for
+// a class axis that is not the last. Element type float for logits of at most 32 bits (the differences that matter are exact, see
+// vector_math), double for float64 and where the logits are transformed.
+#pragma once
+
+#include "vector_math.hpp"
+
+namespace INSTRUCTION_SET {
+
+template <class T> constexpr int width = sizeof(T) == 4 ? 32 : 16;
+template <class T> using Wide = Lanes<T, width<T>>;
+
+// Vectors of z: the last one may stand elsewhere, padded with -inf (0 for weights).
+template <class T> struct Tile {
+    const T* data;
+    std::int64_t vectors;
+    const T* last;
+    INLINE Wide<T> operator[](std::int64_t i) const { return Wide<T>::load(i + 1 < vectors ? data + i * width<T> : last); }
+};
+// Per-class weights u, or a tile of weights.
+template <class T, bool Along> struct Weights {
+    const T* tile = nullptr;       // vectors like those of z
+    const T* by_class = nullptr;   // Across only: one number per vector
+    INLINE explicit operator bool() const { return tile || by_class; }
+    INLINE Wide<T> operator[](std::int64_t i) const {
+        if (!Along && by_class) return Wide<T>(by_class[i]);
+        return Wide<T>::load(tile + i * width<T>);
+    }
+};
+
+template <class T> INLINE Wide<T> tile_maximum(const Tile<T>& z) {
+    Wide<T> m = -std::numeric_limits<T>::infinity();
+    for (std::int64_t i = 0; i < z.vectors; ++i) m = larger(z[i], m);  // NaN is dropped here and shows in the sum
+    return m;
+}
+
+// A sum in double whose rounding error stays below 2 ulp of T for any number of terms >= 0: up to four vectors are added in T,
+// as a tree (Along: the four are the quarters of one), then double lanes take over. For T = double, whose own rounding is all there
+// is: runs of 8 vectors, then a tree over a stack of runs of equal length (pairwise summation).
+template <class T, bool Along> struct Sum;
+
+template <> struct Sum<float, true> {
+    Lanes<double, 8> total = 0.0;
+    INLINE void add(Wide<float> x) { total = total + convert<double>(halve_sum(halve_sum(x))); }
+    INLINE double result() { return sum(total); }
+};
+template <> struct Sum<float, false> {
+    Wide<float> run = 0.0f;
+    Lanes<double, 32> total = 0.0;
+    int length = 0;
+    INLINE void add(Wide<float> x) {
+        run = run + x;
+        if (++length == 4) flush();
+    }
+    INLINE void flush() {
+        total = total + convert<double>(run);
+        run = 0.0f;
+        length = 0;
+    }
+    INLINE Lanes<double, 32> result() {
+        flush();
+        return total;
+    }
+};
+template <bool Along> struct Sum<double, Along> {
+    Wide<double> run = 0.0, levels[12];
+    int length = 0, runs = 0;
+    INLINE void add(Wide<double> x) {
+        run = run + x;
+        if (++length == 8) flush();
+    }
+    INLINE void flush() {
+        // Like a binary counter: level l holds the sum of 2^l runs.
+        int level = 0;
+        for (int n = runs; n & 1; n >>= 1) run = levels[level++] + run;
+        levels[level] = run;
+        ++runs;
+        run = 0.0;
+        length = 0;
+    }
+    INLINE auto result() {
+        Wide<double> total = run;
+        for (int level = 0, n = runs; n; n >>= 1, ++level)
+            if (n & 1) total = levels[level] + total;
+        if constexpr (Along) return sum(total);
+        else return total;
+    }
+};
+// Blocks hold at most 2048 elements: 128 vectors of doubles in 16 runs, or 64 of floats.
+
+// Number of lanes set, per lane or in all.
+template <class T, bool Along> INLINE auto count(typename Wide<T>::Integer n) {
+    if constexpr (Along) return double(sum(n));
+    else return convert<double>(n);
+}
+
+// sum e^(z - m) 2^headroom over all but the maxima, and how many maxima there are; the powers go to `powers` where they are kept.
+template <class T, bool Along, class Total>
+INLINE void tile_exp(const Tile<T>& z, const Origin<T, width<T>>& origin, T* powers, const char* next, Total& others, Total& ties) {
+    using Integer = typename Wide<T>::Integer;
+    Sum<T, Along> total;
+    Integer top = typename IntegerOf<T>::type(0);
+    for (std::int64_t i = 0; i < z.vectors; ++i) {
+        Wide<T> x = z[i];
+        // The next block comes from memory while this one is computed.
+        if (next) for (int line = 0; line < int(sizeof x) / 64; ++line) __builtin_prefetch(next + i * sizeof x + line * 64);
+        Wide<T> power = exp_relative(x, origin);
+        if (powers) power.store(powers + i * width<T>);
+        Integer is_top = x == origin.m;
+        top = top - is_top;
+        total.add(select(is_top, Wide<T>(T(0)), power));
+    }
+    others = total.result();
+    ties = count<T, Along>(top);
+}
+template <class T> INLINE void tile_powers(const Tile<T>& z, const Origin<T, width<T>>& origin, T* powers) {
+    for (std::int64_t i = 0; i < z.vectors; ++i) exp_relative(z[i], origin).store(powers + i * width<T>);
+}
+
+// sum w (z - m), where w = 0 wins over an infinite z.
+template <class T, bool Along> INLINE auto tile_weighted(const Tile<T>& z, Wide<T> m, const Weights<T, Along>& w) {
+    Sum<T, Along> total;
+    for (std::int64_t i = 0; i < z.vectors; ++i) {
+        Wide<T> weight = w[i];
+        total.add(select(weight == T(0), Wide<T>(T(0)), weight * (z[i] - m)));
+    }
+    return total.result();
+}
+template <class T, bool Along> INLINE auto tile_mass(std::int64_t vectors, const Weights<T, Along>& w) {
+    if constexpr (sizeof(T) == 8) {
+        Sum<T, Along> total;
+        for (std::int64_t i = 0; i < vectors; ++i) total.add(w[i]);
+        return total.result();
+    } else {  // exact but for double's own rounding: losses and denominators multiply it
+        Lanes<double, width<T>> total = 0.0;
+        for (std::int64_t i = 0; i < vectors; ++i) total = total + convert<double>(w[i]);
+        if constexpr (Along) return sum(total);
+        else return total;
+    }
+}
+
+// What is the same for a row's entries: f1 f2 = upstream a / (n + S) 2^-headroom, upstream g, upstream d.
+template <class T> struct GradientFactors { Wide<T> f1, f2, profile, dense; };
+
+// Vectors [first, end) of upstream slope (a p - g u - d w t).
+template <class T, bool Along>
+INLINE void tile_gradient(std::int64_t first, std::int64_t end, const T* powers, const GradientFactors<T>& f, const Weights<T, Along>& u,
+                          const T* dense, const T* slope, T* to) {
+    for (std::int64_t i = first; i < end; ++i) {
+        Wide<T> g = Wide<T>::load(powers + i * width<T>) * f.f1 * f.f2;
+        if (u) g = g - f.profile * u[i];
+        if (dense) g = g - f.dense * Wide<T>::load(dense + i * width<T>);
+        if (slope) g = select(g == T(0), g, g * Wide<T>::load(slope + i * width<T>));  // 0 wins over an infinite slope
+        g.store(to + i * width<T>);
+    }
+}
+
+}  // namespace INSTRUCTION_SET

@@ -1,0 +1,175 @@
+// exp, log1p, tanh and friends for Lanes, by polynomials of our own; branch-free, the same bits on every instruction set.
+//
+// Largest errors found by tests/native/test_vector_math.py against mpmath, in units of the last place of the result:
+//   exp_relative<float>  1.0     exp_relative<double>  1.0
+//   log1p              1.0     log                 1.0      expm1  1.6     tanh  2.5
+// The coefficients are those of least maximum error, from benchmarks/lab/coefficients.py.
+#pragma once
+
+#include <limits>
+
+#include "lanes.hpp"
+
+namespace INSTRUCTION_SET {
+
+// e^x = 2^k e^r with k = round(x / ln 2) and r = (x - k ln2_high) - k ln2_low. ln2_high has so few bits that k ln2_high is exact,
+// and the first difference is exact too, so |r| <= 0.347 keeps full precision for every |x| <= `range`.
+//
+// Summands of a row are kept as e^(z - m) 2^headroom: the power of two goes into the exponent field directly, so that terms down to
+// e^-115 (float) of the maximum are normal numbers; whatever is below gets an exponent field of 0 and is exactly 0.
+template <class T> struct Exp;
+
+template <> struct Exp<float> {
+    static constexpr float log2e = 0x1.715476p+0f, ln2_high = 0x1.63p-1f, ln2_low = -0x1.bd0106p-13f;
+    static constexpr float round = 0x1.8p23f;  // x + round - round is x rounded to an integer
+    static constexpr int mantissa = 23, bias = 127, headroom = 40;
+    static constexpr int terms = 5;
+    static constexpr float coefficient[terms] = {0x1.000000p-1f, 0x1.5554dcp-3f, 0x1.5554b8p-5f, 0x1.120b80p-7f, 0x1.6d755ep-10f};
+};
+template <> struct Exp<double> {
+    static constexpr double log2e = 0x1.71547652b82fep+0, ln2_high = 0x1.62e42fefap-1, ln2_low = 0x1.cf79abc9e3b3ap-40;
+    static constexpr double round = 0x1.8p52;
+    static constexpr int mantissa = 52, bias = 1023, headroom = 200;
+    static constexpr int terms = 10;
+    static constexpr double coefficient[terms] = {
+        0x1.0000000000001p-1,  0x1.5555555555558p-3,  0x1.5555555553d5dp-5,  0x1.111111110f7ffp-7,  0x1.6c16c1788df34p-10,
+        0x1.a01a01b00e32fp-13, 0x1.a019b9051bba9p-16, 0x1.71ddf6ae4325dp-19, 0x1.28918ede2f6f5p-22, 0x1.af63357ac079ep-26};
+};
+
+// (e^r - 1 - r) / r^2, |r| <= 0.347
+template <class T, int N> INLINE Lanes<T, N> exp_tail(Lanes<T, N> r) {
+    using E = Exp<T>;
+    Lanes<T, N> p = E::coefficient[E::terms - 1];
+    UNROLL for (int i = E::terms - 2; i >= 0; --i) p = p * r + E::coefficient[i];
+    return p;
+}
+
+// Where the exponentials of a row count from: its maximum m.
+template <class T, int N> struct Origin {
+    Lanes<T, N> m, minus_m;
+    Lanes<T, N> floor;  // below m + low, and near enough that neither z - m nor its error overflows
+    INLINE explicit Origin(Lanes<T, N> maximum) : m(maximum), minus_m(-maximum) {
+        constexpr T infinity = std::numeric_limits<T>::infinity(), reach = sizeof(T) == 4 ? T(512) : T(4096);
+        Lanes<T, N> size = larger(m, minus_m);
+        floor = m - larger(size * (sizeof(T) == 4 ? T(0x1p-12) : T(0x1p-30)), Lanes<T, N>(reach));
+        floor = select(size < infinity, larger(floor, Lanes<T, N>(std::numeric_limits<T>::lowest())), Lanes<T, N>(-reach));
+    }
+};
+
+// e^(z - m) 2^headroom for z <= m; exactly 2^headroom at z = m, 0 for -inf and below every precision, NaN for NaN.
+//
+// The rounding error of the difference is kept: it alone would cost |z - m| / 2 ulp. Of -m and z the smaller number has the larger
+// magnitude (z <= m), so three operations give the error exactly (Dekker's fast two-sum).
+template <class T, int N> INLINE Lanes<T, N> exp_relative(Lanes<T, N> z, const Origin<T, N>& origin) {
+    using E = Exp<T>;
+    constexpr T offset = E::bias + E::headroom, low = -offset * T(0.693147180559945309417), magic = E::round + offset;
+    z = larger(origin.floor, z);
+    Lanes<T, N> large = smaller(origin.minus_m, z), small = larger(origin.minus_m, z);
+    Lanes<T, N> d = large + small, error = small - (d - large);
+    d = larger(Lanes<T, N>(low), d);
+    Lanes<T, N> shifted = d * E::log2e + magic, k = shifted - magic;
+    Lanes<T, N> r = (d - k * E::ln2_high) + (error - k * E::ln2_low);
+    Lanes<T, N> power = exp_tail(r) * r + T(1);
+    power = power * r + T(1);
+    return power * as_real<T, N>(shift_left(as_integer(shifted), E::mantissa));
+}
+
+// round(x / ln 2)
+template <int N> INLINE Lanes<double, N> nearest_power(Lanes<double, N> x) {
+    using E = Exp<double>;
+    return (x * E::log2e + E::round) - E::round;
+}
+// 2^k for integers |k| <= 1022.
+template <int N> INLINE Lanes<double, N> power_of_two(Lanes<double, N> k) {
+    Lanes<double, N> field = k + (Exp<double>::round + Exp<double>::bias);
+    return as_real<double, N>(shift_left(as_integer(field), 52));
+}
+
+// e^x for x <= 0; 0 below -708.4, where the result would not be normal.
+template <int N> INLINE Lanes<double, N> exp_nonpositive(Lanes<double, N> x) {
+    using E = Exp<double>;
+    using Real = Lanes<double, N>;
+    Real bounded = larger(Real(-745.0), x);
+    Real k = nearest_power(bounded);
+    Real r = (bounded - k * E::ln2_high) - k * E::ln2_low;
+    Real power = ((exp_tail(r) * r + 1.0) * r + 1.0) * power_of_two(larger(Real(-1022.0), k));
+    return select(x < -708.0, Real(0.0), power);
+}
+
+// e^(a - b) for a <= b, with the rounding error of the difference kept (Knuth's two-sum): it would cost |a - b| / 2 ulp.
+template <int N> INLINE Lanes<double, N> exp_difference(Lanes<double, N> a, Lanes<double, N> b) {
+    using Real = Lanes<double, N>;
+    Real d = a - b, back = d - a;
+    Real error = (a - (d - back)) - (b + back);
+    Real power = exp_nonpositive(d);
+    return select(d < -708.0, Real(0.0), power + power * error);
+}
+
+// e^x - 1 for -745 <= x <= 0, relative to the small result: 2^k (e^r - 1) + (2^k - 1).
+template <int N> INLINE Lanes<double, N> expm1_nonpositive(Lanes<double, N> x) {
+    using E = Exp<double>;
+    using Real = Lanes<double, N>;
+    x = larger(Real(-60.0), x);
+    Real k = nearest_power(x);
+    Real r = (x - k * E::ln2_high) - k * E::ln2_low;
+    Real scale = power_of_two(k);
+    return scale * (exp_tail(r) * (r * r) + r) + (scale - 1.0);
+}
+
+// tanh x, and 1 - tanh^2 x without its cancellation. With t = e^(-2|x|) - 1: tanh |x| = -t / (2 + t), 1 - tanh^2 = 4 (1 + t) / (2 + t)^2.
+template <int N> INLINE Lanes<double, N> tanh(Lanes<double, N> x) {
+    using Real = Lanes<double, N>;
+    Real size = larger(x, -x);
+    Real t = expm1_nonpositive(size * -2.0);
+    Real result = -t / (t + 2.0);
+    return select(x < 0.0, -result, select(x == x, result, x));
+}
+template <int N> INLINE Lanes<double, N> tanh_slope(Lanes<double, N> x) {
+    using Real = Lanes<double, N>;
+    Real decay = exp_nonpositive(larger(x, -x) * -2.0);
+    return select(x == x, decay * 4.0 / ((decay + 1.0) * (decay + 1.0)), x);
+}
+
+// 2^k (1 + f) = u with sqrt(1/2) <= 1 + f < sqrt(2); log(1 + f) = f - f^2/2 + s (f^2/2 + R(s^2)), s = f / (2 + f), where
+// s R is what 2 atanh(s) has beyond its first term. `extra` is added where it does not round away (log1p's lost bits).
+template <int N> INLINE Lanes<double, N> log_of(Lanes<double, N> u, Lanes<double, N> extra) {
+    using Real = Lanes<double, N>;
+    using Integer = typename Real::Integer;
+    constexpr std::int64_t sqrt_half = 0x3fe6a09e667f3bcd, one = 0x3ff0000000000000, fraction = (std::int64_t(1) << 52) - 1;
+    Integer shifted = as_integer(u) + (one - sqrt_half);
+    // The exponent field as a number, without a 64-bit conversion: it becomes the low bits of 2^52 + k.
+    Integer exponent = shift_right(shifted, 52);
+    Real k = as_real<double, N>(exponent | Integer(std::int64_t(0x4330000000000000))) - (0x1p52 + 1023.0);
+    Real f = as_real<double, N>((shifted & Integer(fraction)) + sqrt_half) - 1.0;
+    Real s = f / (f + 2.0), z = s * s, half_square = f * f * 0.5;
+    constexpr double c[] = {0x1.5555555555555p-1, 0x1.9999999999a39p-2, 0x1.2492492476902p-2, 0x1.c71c7201ba589p-3,
+                            0x1.745cf8df61849p-3, 0x1.3b1c3ca5856fbp-3, 0x1.0fbde03d1ad1dp-3, 0x1.0c0a8cab24faep-3};
+    Real R = c[7];
+    UNROLL for (int i = 6; i >= 0; --i) R = R * z + c[i];
+    R = R * z;
+    return ((s * (half_square + R) + (k * Exp<double>::ln2_low + extra)) - half_square) + f + k * Exp<double>::ln2_high;
+}
+
+// log x for normal x > 0; log 0 = -inf; NaN for x < 0 and NaN.
+template <int N> INLINE Lanes<double, N> log(Lanes<double, N> x) {
+    using Real = Lanes<double, N>;
+    constexpr double infinity = std::numeric_limits<double>::infinity();
+    auto tiny = x < 0x1p-1022;
+    Real result = log_of(select(tiny, x * 0x1p54, x), Real(0.0));
+    result = select(tiny, result - 54 * 0.693147180559945309417, result);
+    result = select(x < infinity, result, x);
+    result = select(x == 0.0, Real(-infinity), result);
+    return select(x < 0.0, Real(infinity - infinity), result);
+}
+
+// log(1 + x) for x >= 0; NaN for NaN.
+template <int N> INLINE Lanes<double, N> log1p(Lanes<double, N> x) {
+    using Real = Lanes<double, N>;
+    Real u = x + 1.0;
+    // What rounding took from 1 + x; whichever is larger, 1 or x, loses no bits to the difference.
+    Real lost = select(x < 1.0, x - (u - 1.0), 1.0 - (u - x));
+    Real result = log_of(u, lost / u);
+    return select(x < std::numeric_limits<double>::infinity(), result, x);
+}
+
+}  // namespace INSTRUCTION_SET

@@ -1,0 +1,205 @@
+"""The primitives in C++ (``native/``) for NumPy arrays: statistics, losses and gradient of ``row_loss`` in one read.
+
+Same inputs and results as ``generic``, which serves what the core cannot take. The environment variable
+``CROSSENTROPY_KERNEL`` forces ``generic``, or one of ``instruction_sets()``; ``kernel_name()`` says which one runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+import os
+from typing import Any
+
+import numpy as np
+
+from crossentropy.arrays import Layout, dtype_name
+from crossentropy.binary_loss import BinaryCoefficients
+from crossentropy.row_loss import RowCoefficients, RowStatistics
+
+try:
+    _native: Any = importlib.import_module("crossentropy.kernels._native")
+except ImportError:  # a build without the core
+    _native = None
+
+
+def instruction_sets() -> list[str]:
+    """What the core can compute with here, best first; empty without the core."""
+    return [] if _native is None else _native.instruction_sets()
+
+
+def forced() -> str:
+    """What the environment asks for: "generic", an instruction set, or "" for the best."""
+    name = os.environ.get("CROSSENTROPY_KERNEL", "")
+    if name and name != "generic" and name not in instruction_sets():
+        raise ValueError(f"CROSSENTROPY_KERNEL={name!r}: expected one of {', '.join(['generic', *instruction_sets()])}")
+    return name
+
+
+def kernel_name() -> str:
+    """Who computes NumPy arrays: "generic", or the instruction set of the native core."""
+    return forced() or next(iter(instruction_sets()), "generic")
+
+
+def core(logits: np.ndarray, layout: Layout, coefficients: RowCoefficients, num_threads: int | None) -> Core | None:
+    """The core for one call; None where ``generic`` has to compute it."""
+    instruction_set = "generic" if _native is None else forced()
+    if instruction_set == "generic" or layout.count == 0:
+        return None
+    return Core(cube(logits, layout), layout, coefficients, num_threads or cores(), instruction_set)
+
+
+@dataclasses.dataclass(frozen=True)
+class Core:
+    """One call of the core. ``given``: the logits as (outer, classes, inner)."""
+
+    given: np.ndarray
+    layout: Layout
+    coefficients: RowCoefficients
+    num_threads: int
+    instruction_set: str
+
+    def losses(self, losses: np.ndarray, upstream: Any = None, gradient: np.ndarray | None = None) -> None:
+        """Fill ``losses`` (rows,) and, where one is given, ``gradient``: upstream x derivative, like the logits."""
+        target = None if gradient is None else cube(gradient, self.layout)
+        self.compute({"loss": losses}, self.coefficients, upstream, target)
+        if gradient is not None and not np.may_share_memory(target, gradient):
+            gradient[...] = target.reshape(gradient.shape)
+
+    def row_statistics(self) -> RowStatistics:
+        """Statistics of every row, ignored ones too, with what entropy and prediction need."""
+        c = dataclasses.replace(self.coefficients, valid=None)
+        names = ["maximum", "ties", "others", "entropy_sum"]
+        if c.label_smoothing:
+            names += ["profile", "profile_mass", "allowed"]
+        if c.dense is not None:
+            names += ["dense", "dense_mass", "target_sum"]
+        results = {name: np.empty(self.layout.count) for name in names}
+        results["prediction"] = np.empty(self.layout.count, np.int64)
+        found = None
+        if c.indices is not None:
+            results["target_logit"] = np.empty(c.indices.shape)
+            found = (c.indices >= 0) & (c.indices < self.layout.classes)
+        self.compute(results, c)
+        return RowStatistics(**results, found=found)
+
+    def compute(
+        self,
+        results: dict[str, np.ndarray],
+        c: RowCoefficients,
+        upstream: Any = None,
+        gradient: np.ndarray | None = None,
+    ) -> None:
+        """Fill ``results``, float64 arrays by their name in ``RowStatistics`` or "loss", and ``gradient``."""
+        spread = c.target_sum if c.indices is not None and c.label_smoothing and np.ndim(c.target_sum) else None
+        _native.rows(
+            bits(self.given),
+            dtype_name(self.given) == "bfloat16",
+            c.inputs == "logits",
+            c.inputs == "probs",
+            c.temperature,
+            c.softcap or 0.0,
+            float64(c.class_bias),
+            rows_cube(c.class_mask, self.layout),
+            None if c.indices is None else np.require(c.indices, requirements="A"),
+            None,
+            None if c.index_weight is None else float64(np.atleast_2d(c.index_weight)),
+            False,
+            None if c.dense is None else bits(rows_cube(c.dense, self.layout)),
+            c.dense is not None and dtype_name(c.dense) == "bfloat16",
+            c.dense_scale,
+            float64(c.class_weight),
+            c.label_smoothing,
+            float64(spread),
+            c.z_loss,
+            c.focal_gamma,
+            c.valid,
+            None if upstream is None else np.atleast_1d(float64(upstream)),
+            False,
+            results,
+            None if gradient is None else bits(gradient),
+            self.num_threads,
+            self.instruction_set,
+        )
+
+
+def binary_losses(
+    logits: np.ndarray,
+    c: BinaryCoefficients,
+    upstream: Any,
+    gradient: np.ndarray | None,
+    *,
+    each: bool,
+    num_threads: int | None,
+) -> np.ndarray | None:
+    """The sigmoid losses, one by one or (not ``each``) as sums of blocks, and the gradient where an array for it is given.
+
+    None, with nothing written, for what ``generic`` has to compute: other inputs than logits, focal loss and element weights.
+    """
+    instruction_set = "generic" if _native is None else forced()
+    if instruction_set == "generic" or c.inputs != "logits" or c.focal_gamma or np.ndim(upstream):
+        return None
+
+    def flat(array: Any) -> Any:
+        return None if array is None else np.require(array, requirements="CA").reshape(-1)
+
+    x, target, slope = flat(logits), flat(c.target), flat(gradient)
+    pos_weight = c.pos_weight
+    if pos_weight is not None:
+        pos_weight = flat(pos_weight if any(pos_weight.strides) else pos_weight[(slice(0, 1),) * pos_weight.ndim])
+    losses = np.empty(logits.size if each else _native.element_blocks(logits.size))
+    _native.binary(
+        bits(x),
+        dtype_name(logits) == "bfloat16",
+        bits(target),
+        dtype_name(c.target) == "bfloat16",
+        pos_weight,
+        flat(c.valid),
+        c.label_smoothing,
+        float(upstream),
+        losses if each else None,
+        None if each else losses,
+        None if slope is None else bits(slope),
+        num_threads or cores(),
+        instruction_set,
+    )
+    if slope is not None and not np.may_share_memory(slope, gradient):
+        gradient[...] = slope.reshape(gradient.shape)
+    return losses
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def float64(array: Any) -> Any:
+    return None if array is None else np.ascontiguousarray(array, dtype=np.float64)
+
+
+def bits(array: Any) -> Any:
+    """bfloat16 as the uint16 that holds it: it has no place in NumPy's buffers."""
+    return array.view(np.uint16) if dtype_name(array) == "bfloat16" else array
+
+
+def cube(array: np.ndarray, layout: Layout) -> np.ndarray:
+    """An array of the logits' shape as (outer, classes, inner): a view, or a copy where alignment or strides allow none."""
+    if not array.flags.aligned:
+        array = array.copy()
+    if array.ndim == 2:
+        return array[None] if layout.axis == 0 else array[:, :, None]
+    shape = layout.shape
+    return array.reshape(math.prod(shape[: layout.axis]), layout.classes, math.prod(shape[layout.axis + 1 :]))
+
+
+def rows_cube(rows: np.ndarray | None, layout: Layout) -> np.ndarray | None:
+    """(rows, classes), or (classes,) for every row, as (outer, classes, inner)."""
+    if rows is None:
+        return None
+    if not rows.flags.aligned:
+        rows = rows.copy()
+    if rows.ndim == 1:
+        return rows[None, :, None]
+    return rows.reshape(math.prod(layout.shape[: layout.axis]), -1, layout.classes).transpose(0, 2, 1)

@@ -1,0 +1,418 @@
+"""JAX arrays and tracers: conversion, derivative rules, values that cannot raise. The arithmetic is in ``kernels``.
+
+The loss of the rows is a function with a derivative rule of its own (``custom_jvp``), which is the canonical gradient
+and not the derivative of the code: so p_y - 1 keeps its digits, and infinite logits meet no 0 x inf. The gradient has
+such a rule again, the Hessian-vector product. Forward and reverse mode, ``vmap``, ``scan`` and ``checkpoint`` follow.
+
+A value that would raise cannot do so where it is not known (under ``jit`` or ``vmap``, or on a device that one would
+have to wait for). There it makes its row NaN, in value and gradient.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crossentropy import reduction
+from crossentropy.arrays import (
+    FLOATING,
+    REDUCED,
+    Layout,
+    check_unit_interval,
+    dtype_name,
+    is_boolean,
+    is_floating,
+    is_integer,
+    is_sparse,
+    outside,
+)
+from crossentropy.binary_coefficients import binary_coefficients, check_binary_probabilities
+from crossentropy.binary_loss import BinaryCoefficients
+from crossentropy.kernels import generic
+from crossentropy.kernels.xla import namespace as xp
+from crossentropy.options import BinaryOptions, LossOptions
+from crossentropy.row_coefficients import check_dense_target, check_probabilities, row_coefficients
+from crossentropy.row_loss import RowCoefficients, log_sum, row_loss
+
+namespace = xp
+
+
+def __getattr__(name: str) -> Any:
+    if name == "WORK":
+        return xp.float64  # asked anew each time: it follows jax_enable_x64
+    raise AttributeError(name)
+
+
+# What is the same for every call of a compiled function, and what is an array (or None).
+STATIC = ["inputs", "temperature", "softcap", "label_smoothing", "focal_gamma", "z_loss", "dense_scale"]
+for _type in (RowCoefficients, BinaryCoefficients):
+    _names = [field.name for field in dataclasses.fields(_type)]
+    jax.tree_util.register_dataclass(
+        _type, [name for name in _names if name not in STATIC], [name for name in _names if name in STATIC]
+    )
+
+
+def values_known(array: Any) -> bool:
+    if isinstance(array, jax.core.Tracer):
+        return False
+    if isinstance(array, jax.Array):
+        return array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices())
+    return True
+
+
+def as_array(name: str, value: Any) -> jax.Array:
+    """A JAX array of real numbers, or TypeError."""
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array of numbers: {error}") from None
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.dtype.itemsize > array.dtype.itemsize:
+        # JAX keeps the low 32 bits: label 2^32 + 1 would become class 1.
+        narrow = np.iinfo(array.dtype)
+        if np.any((value < narrow.min) | (value > narrow.max)):
+            raise ValueError(f"{name} holds integers beyond {array.dtype}; set jax_enable_x64 for wider ones")
+    if not (is_floating(array) or is_integer(array) or is_boolean(array)):
+        raise TypeError(f"{name} must hold real numbers ({', '.join(FLOATING)} or integers), got dtype {array.dtype}")
+    return array
+
+
+def as_floating(name: str, value: Any) -> jax.Array:
+    """A floating array; integers, as a person writes them in a list, become JAX's default float."""
+    array = as_array(name, value)
+    if is_integer(array) or (array.size == 0 and not is_floating(array)):
+        array = array.astype(xp.float64)
+    if not is_floating(array):
+        raise TypeError(f"{name} must be floating ({', '.join(FLOATING)}), got dtype {array.dtype}")
+    return array
+
+
+def as_target(target: Any) -> Any:
+    if is_sparse(target):
+        return as_array("target indices", target[0]), as_array("target values", target[1])
+    return as_array("target", target)
+
+
+def as_options(options: Any) -> Any:
+    """The same options with JAX arrays for whatever the caller gave as an array."""
+    names = ("class_weight", "row_weight", "class_mask", "class_bias", "pos_weight", "normalizer")
+    given = {name: value for name in names if not isinstance(value := getattr(options, name, None), str | None)}
+    arrays = {name: as_array(name, value) for name, value in given.items()}
+    for name, array in arrays.items():
+        if name not in ("class_mask", "class_bias"):
+            arrays[name] = undefined_where(outside, array)
+    return options.replace(**arrays) if arrays else options
+
+
+def undefined_where(bad: Callable[..., Any], array: Any) -> Any:
+    """NaN where the values cannot be read and would raise if they could."""
+    if values_known(array) or is_boolean(array):
+        return array
+    floating = array if is_floating(array) else array.astype(xp.float64)
+    return jnp.where(bad(xp, array), jnp.nan, floating)
+
+
+def result_dtype(array: Any) -> np.dtype:
+    """The loss of 16-bit logits is float32. It is computed in the same precision."""
+    return np.dtype(np.float32) if dtype_name(array) in REDUCED else array.dtype
+
+
+# -- derivative rules --------------------------------------------------------------------------------------------------
+
+
+def with_derivative(function: Callable[..., Any], derivative: Callable[..., Any]) -> Callable[..., Any]:
+    """``function(logits, coefficients)`` whose derivative along v, a change of the logits, is ``derivative(..., v)``.
+
+    In the coefficients it is linear (targets, weights), and there the derivative of the code is exact.
+    """
+    differentiable = jax.custom_jvp(function)
+
+    def rule(primals: Any, tangents: Any) -> Any:
+        (logits, c), (change, changes) = primals, tangents
+        directions = [change] if moves(change) else []
+        # The class bias is added after the temperature: it moves all rows as logits do.
+        if moves(bias := getattr(changes, "class_bias", None)):
+            directions.append(c.temperature * bias)
+        parts = [derivative(logits, c, jnp.broadcast_to(v, logits.shape)) for v in directions]
+        names = [field.name for field in dataclasses.fields(c) if field.name not in (*STATIC, "class_bias")]
+        moving = {name: getattr(changes, name) for name in names if moves(getattr(changes, name))}
+        if moving:
+            here = {name: getattr(c, name) for name in moving}
+            along = jax.jvp(lambda values: function(logits, dataclasses.replace(c, **values)), (here,), (moving,))[1]
+            parts.append(along)
+        result = differentiable(logits, c)
+        return result, sum(parts[1:], parts[0]) if parts else jnp.zeros_like(result)
+
+    differentiable.defjvp(rule, symbolic_zeros=True)
+    return differentiable
+
+
+def moves(tangent: Any) -> bool:
+    """Is there a change at all? Integers and constants have none."""
+    return not (
+        tangent is None
+        or isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+        or getattr(tangent, "dtype", None) == jax.dtypes.float0
+    )
+
+
+def row_losses_of(logits: Any, c: RowCoefficients) -> Any:
+    return row_loss(xp, generic.row_statistics(xp, logits, c, result_dtype(logits)), c)
+
+
+def row_gradients_of(logits: Any, c: RowCoefficients) -> Any:
+    work = result_dtype(logits)
+    return generic.row_gradient(xp, logits, c, generic.row_statistics(xp, logits, c, work), 1.0, work)
+
+
+def row_hessian_vector(logits: Any, c: RowCoefficients, v: Any) -> Any:
+    work = result_dtype(logits)
+    return generic.row_hessian_vector(xp, logits, c, generic.row_statistics(xp, logits, c, work), v, 1.0, work)
+
+
+row_gradients = with_derivative(row_gradients_of, row_hessian_vector)
+row_losses = with_derivative(row_losses_of, lambda logits, c, v: jnp.sum(row_gradients(logits, c) * v, axis=-1))
+
+
+def element_losses_of(logits: Any, c: BinaryCoefficients) -> Any:
+    return generic.binary_loss(xp, logits, c, result_dtype(logits))
+
+
+def element_gradients_of(logits: Any, c: BinaryCoefficients) -> Any:
+    return generic.binary_gradient(xp, logits, c, 1.0, result_dtype(logits))
+
+
+def element_curvature(logits: Any, c: BinaryCoefficients, v: Any) -> Any:
+    work = result_dtype(logits)
+    return generic.binary_hessian_vector(xp, logits, c, jnp.ones_like(logits), 1.0, work) * v
+
+
+element_gradients = with_derivative(element_gradients_of, element_curvature)
+element_losses = with_derivative(element_losses_of, lambda logits, c, v: element_gradients(logits, c) * v)
+
+
+@jax.custom_jvp
+def softmax(z: Any) -> Any:
+    return generic.softmax(xp, z)
+
+
+@jax.custom_jvp
+def log_softmax(z: Any) -> Any:
+    return generic.log_softmax(xp, z)
+
+
+@jax.custom_jvp
+def sigmoid(x: Any) -> Any:
+    return generic.sigmoid(xp, x)
+
+
+@jax.custom_jvp
+def log_sigmoid(x: Any) -> Any:
+    return generic.log_sigmoid(xp, x)
+
+
+@jax.custom_jvp
+def divergence(t: Any, p: Any) -> Any:
+    return generic.divergence(xp, t, p)
+
+
+def mean_free(p: Any, v: Any) -> Any:
+    return v - jnp.sum(p * v, axis=-1, keepdims=True)
+
+
+softmax.defjvps(lambda v, p, z: p * mean_free(p, v))
+log_softmax.defjvps(lambda v, _, z: mean_free(softmax(z), v))
+sigmoid.defjvps(lambda v, p, x: p * sigmoid(-x) * v)
+log_sigmoid.defjvps(lambda v, _, x: sigmoid(-x) * v)
+# Only what t holds possible takes part.
+divergence.defjvps(
+    lambda v, _, t, p: jnp.sum(v * jnp.where(t > 0, jnp.log(t) - jnp.log(p) + 1.0, 0.0), axis=-1),
+    lambda v, _, t, p: jnp.sum(-v * jnp.where(t > 0, t / p, 0.0), axis=-1),
+)
+RULED = {
+    generic.softmax: softmax,
+    generic.log_softmax: log_softmax,
+    generic.sigmoid: sigmoid,
+    generic.log_sigmoid: log_sigmoid,
+    generic.divergence: divergence,
+}
+
+
+# -- the library's functions -------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The softmax loss of one call: logits as (rows, classes) and everything that belongs to them."""
+
+    logits: Any
+    layout: Layout
+    coefficients: RowCoefficients
+    row_weight: Any
+    options: LossOptions
+
+    @classmethod
+    def of(cls, logits: Any, target: Any, options: LossOptions, *, summary: bool = False) -> Rows:
+        layout, options = Layout.of(logits.shape, options.axis), as_options(options)
+        if target is not None or not summary:
+            target = as_target(target)
+            if is_sparse(target):
+                target = (target[0], undefined_where(outside, target[1]))
+            elif tuple(target.shape) == layout.shape:
+                target = undefined_where(outside, target)
+        coefficients, row_weight = row_coefficients(xp, target, layout, options, result_dtype(logits))
+        rows = layout.to_rows(xp, logits)
+        check_dense_target(xp, coefficients, layout)
+        check_probabilities(xp, rows, coefficients, layout, every=summary)
+        return cls(no_probability(rows, options.inputs), layout, coefficients, row_weight, options)
+
+    def denominator(self) -> Any:
+        c, mass, work = self.coefficients, self.coefficients.target_mass, result_dtype(self.logits)
+        if c.dense is not None and self.options.reduction == "mean":
+            mass = xp.sum(generic.dense_target(xp, c, work)[1], axis=-1)
+        total = reduction.denominator(xp, self.options, self.layout.row_shape, self.row_weight, c.valid, mass, work)
+        return finite(total)
+
+    def value(self) -> Any:
+        losses = row_losses(self.logits, self.coefficients)
+        valid = self.coefficients.valid
+        value = reduction.reduce_rows(xp, losses, self.options, self.row_weight, valid, self.denominator())
+        shape = self.layout.row_shape if self.options.reduction == "none" else ()
+        return jnp.reshape(value, shape).astype(result_dtype(self.logits))
+
+    def scaled(self, rows: Any) -> Any:
+        """Derivatives of the row losses -> of the value, in the shape and dtype of the logits."""
+        factor = jnp.asarray(reduction.upstream(xp, self.options, self.row_weight, self.denominator()), rows.dtype)
+        factor = factor[:, None] if factor.ndim else factor
+        result = jnp.where(factor == 0, 0.0, factor * rows)
+        return self.layout.from_rows(xp, result).astype(self.logits.dtype)
+
+
+def no_probability(logits: Any, inputs: str) -> Any:
+    """NaN for what is read as a probability and cannot be one, where nobody could raise."""
+    if inputs == "logits":
+        return logits
+    return undefined_where(lambda xp, x: (x > 0) if inputs == "log_probs" else (x < 0) | (x > 1), logits)
+
+
+def finite(total: Any) -> Any:
+    """A denominator that overflowed: an error, or NaN where it cannot be read."""
+    if isinstance(total, jax.Array) and total.ndim == 0:
+        if values_known(total):
+            reduction.finite(float(total))
+        return jnp.where(jnp.isinf(total), jnp.nan, total)
+    return total
+
+
+def refuse_output(out: Any) -> None:
+    if out is not None:
+        raise TypeError("out: JAX arrays cannot be written to; use the gradient that is returned")
+
+
+def cross_entropy(logits: Any, target: Any, options: LossOptions) -> Any:
+    return Rows.of(as_floating("logits", logits), target, options).value()
+
+
+def cross_entropy_value_and_grad(logits: Any, target: Any, options: LossOptions, out: Any) -> tuple[Any, Any]:
+    refuse_output(out)
+    rows = Rows.of(as_floating("logits", logits), target, options)
+    return rows.value(), rows.scaled(row_gradients(rows.logits, rows.coefficients))
+
+
+def cross_entropy_hvp(logits: Any, target: Any, vector: Any, options: LossOptions) -> Any:
+    logits, vector = as_floating("logits", logits), as_floating("vector", vector)
+    if vector.shape != logits.shape:
+        raise ValueError(f"vector must have the shape of logits, {logits.shape}, got {vector.shape}")
+    rows = Rows.of(logits, target, options)
+    return rows.scaled(row_hessian_vector(rows.logits, rows.coefficients, rows.layout.to_rows(xp, vector)))
+
+
+def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, Any, Any, Any]:
+    """lse, log-probability of the target (None without one), entropy, prediction; each of the shape of the rows."""
+    logits = as_floating("logits", logits)
+    work = result_dtype(logits)
+    rows = Rows.of(logits, target, options, summary=True)
+    # Ignoring concerns the target alone: lse, entropy and prediction are of every row.
+    everywhere = dataclasses.replace(rows.coefficients, valid=None)
+    statistics = generic.row_statistics(xp, rows.logits, everywhere, work, summary=True)
+    is_defined = jnp.isfinite(statistics.maximum)
+    lse = jnp.where(is_defined, statistics.maximum + log_sum(xp, statistics), jnp.nan)
+    surprise = log_sum(xp, statistics) - statistics.entropy_sum / (statistics.ties + statistics.others)
+    entropy = jnp.where(is_defined, surprise, jnp.nan)
+    prediction = jnp.where(is_defined & ~jnp.isnan(entropy), statistics.prediction.astype(xp.int64), -1)
+
+    def shaped(value: Any) -> Any:
+        return jnp.reshape(value / reduction.NATS_PER_UNIT[options.unit], rows.layout.row_shape).astype(work)
+
+    # 0 - loss: a loss of 0 is the log-probability 0, not -0.
+    target_log_prob = None if target is None else shaped(0.0 - row_losses(rows.logits, rows.coefficients))
+    return shaped(lse), target_log_prob, shaped(entropy), jnp.reshape(prediction, rows.layout.row_shape)
+
+
+def binary_cross_entropy(logits: Any, target: Any, options: BinaryOptions) -> Any:
+    return binary(logits, target, options)[0]
+
+
+def binary_cross_entropy_value_and_grad(logits: Any, target: Any, options: BinaryOptions, out: Any) -> tuple[Any, Any]:
+    refuse_output(out)
+    value, gradient = binary(logits, target, options)
+    return value, gradient()
+
+
+def binary(logits: Any, target: Any, options: BinaryOptions) -> tuple[Any, Callable[[], Any]]:
+    """The reduced loss, and its gradient when it is asked for."""
+    logits, options = as_floating("logits", logits), as_options(options)
+    work, shape = result_dtype(logits), tuple(logits.shape)
+
+    def no_target(xp: Any, t: Any) -> Any:
+        bad = (t != 0) & (t != 1) if options.focal_gamma else ~((t >= 0) & (t <= 1))
+        return bad if options.ignore_index is None else bad & (t != options.ignore_index)
+
+    target = undefined_where(no_target, as_array("target", target))
+    c, row_weight = binary_coefficients(xp, target, shape, options, work)
+    check_binary_probabilities(xp, logits, c)
+    logits = no_probability(logits, options.inputs)
+    flat_weight = None if row_weight is None else jnp.reshape(row_weight, (-1,))
+    denominator = finite(reduction.denominator(xp, options, shape, row_weight, c.valid, 1.0, work))
+    losses = jnp.reshape(element_losses(logits, c), (-1,))
+    valid = None if c.valid is None else jnp.reshape(c.valid, (-1,))
+    value = reduction.reduce_rows(xp, losses, options, flat_weight, valid, denominator)
+
+    def gradient() -> Any:
+        factor = jnp.asarray(reduction.upstream(xp, options, flat_weight, denominator), work)
+        factor = jnp.reshape(factor, shape) if factor.ndim else factor
+        return jnp.where(factor == 0, 0.0, factor * element_gradients(logits, c)).astype(logits.dtype)
+
+    return jnp.reshape(value, shape if options.reduction == "none" else ()).astype(work), gradient
+
+
+def map_rows(
+    function: Callable[..., Any], axis: int, keeps_classes: bool, *, probabilities: bool = False, **named: Any
+) -> Any:
+    """``function(xp, rows, ...)`` of (rows, classes); its result in the dtype of the arguments."""
+    arrays = {name: as_floating(name, value) for name, value in named.items()}
+    (first, *others) = arrays
+    layout = Layout.of(arrays[first].shape, axis, first)
+    for name in others:
+        if arrays[name].shape != layout.shape:
+            raise ValueError(f"{first} and {name} must have one shape, got {layout.shape} and {arrays[name].shape}")
+    if probabilities:
+        for name, array in arrays.items():
+            check_unit_interval(xp, name, array)
+        arrays = {name: no_probability(array, "probs") for name, array in arrays.items()}
+    dtype = np.result_type(*map(result_dtype, arrays.values()))
+    rows = [layout.to_rows(xp, array).astype(dtype) for array in arrays.values()]
+    result = RULED.get(function, functools.partial(function, xp))(*rows)
+    return layout.from_rows(xp, result) if keeps_classes else jnp.reshape(result, layout.row_shape)
+
+
+def map_elements(function: Callable[..., Any], **named: Any) -> Any:
+    """``function(xp, array)``, elementwise."""
+    ((name, value),) = named.items()
+    array = as_floating(name, value)
+    return RULED.get(function, functools.partial(function, xp))(array.astype(result_dtype(array)))
