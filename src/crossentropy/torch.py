@@ -383,6 +383,4 @@ class BCELoss(torch.nn.BCELoss):
         self.options = options
 
     def forward(self, input: Any, target: Any, **options: Any) -> Any:
-        return binary_cross_entropy(
-            input, target, self.weight, reduction=self.reduction, **self.options | options
-        )
+        return binary_cross_entropy(input, target, self.weight, reduction=self.reduction, **self.options | options)

@@ -412,6 +412,10 @@ def map_rows(
                 f"{first} and {name} must have one shape, got {layout.shape} and {tuple(arrays[name].shape)}"
             )
     xp = Namespace(arrays[first].device)
+    if not keeps_classes and any(map(differentiable, arrays.values())):
+        raise NotImplementedError(
+            f"no derivative with respect to {' and '.join(arrays)}: use cross_entropy, which has it, or .detach()"
+        )
     if probabilities:
         for name, array in arrays.items():
             check_unit_interval(xp, name, array)
