@@ -121,7 +121,8 @@ def test_a_third_derivative_is_an_error():
         ("log_probs", {"focal_gamma": 2}),
     ],
 )
-def test_derivatives_of_the_binary_loss(inputs, options):
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_derivatives_of_the_binary_loss(inputs, options, reduction):
     point = {"logits": X, "probs": SOFT, "log_probs": -SOFT}[inputs].clone().requires_grad_()
     target = (V > 0).to(DOUBLE)
     check(lambda x: xe.binary_cross_entropy(x, target, inputs=inputs, reduction=reduction, **options), (point,))
