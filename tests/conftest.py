@@ -141,7 +141,7 @@ class PyTorch(NumPy):
     def array(self, values: Any) -> Any:
         if isinstance(values, tuple):
             return tuple(self.array(v) for v in values)
-        if not isinstance(values, (np.ndarray, np.floating)):
+        if not isinstance(values, (np.ndarray, np.generic)):
             return values
         import torch
 
