@@ -122,6 +122,34 @@ void rows(const Array& logits, bool is_bfloat16, bool has_softmax, bool are_prob
     compute_rows(p, instruction_set);
 }
 
+template <class A> Elements elements(const A& array, bool is_bfloat16 = false) {
+    if (array.ndim() != 1) throw std::invalid_argument("expected a vector");
+    return {start(array), dtype_of(array, is_bfloat16), stride(array, 0)};
+}
+
+void binary(const Array& logits, bool is_bfloat16, const Array& target, bool target_is_bfloat16, const std::optional<Array>& pos_weight,
+            const std::optional<Array>& valid, double smoothing, double upstream,
+            const std::optional<Output>& losses, const std::optional<Output>& sums, const std::optional<Output>& gradient, int threads,
+            const std::string& instruction_set) {
+    ElementProblem p;
+    p.count = std::int64_t(logits.shape(0));
+    p.logits = elements(logits, is_bfloat16);
+    p.target = elements(target, target_is_bfloat16);
+    if (pos_weight) p.pos_weight = elements(*pos_weight);
+    if (valid) p.valid = elements(*valid);
+    if (gradient) p.gradient = elements(*gradient, is_bfloat16);
+    p.smoothing = smoothing;
+    p.upstream = upstream;
+    if (losses) p.losses = (double*)start(*losses);
+    if (sums) {
+        if (std::int64_t(sums->shape(0)) != element_blocks(p.count)) throw std::invalid_argument("one sum per block");
+        p.sums = (double*)start(*sums);
+    }
+    p.threads = threads;
+    nb::gil_scoped_release release;
+    compute_elements(p, instruction_set);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -130,5 +158,9 @@ NB_MODULE(_native, m) {
           "class_bias"_a.none(), "mask"_a.none(), "indices"_a.none(), "ignored_label"_a.none(), "index_weight"_a.none(), "weigh_indices"_a,
           "dense"_a.none(), "dense_is_bfloat16"_a, "dense_scale"_a, "class_weight"_a.none(), "smoothing"_a, "target_sum"_a.none(),
           "z_loss"_a, "focal_gamma"_a, "valid"_a.none(), "upstream"_a.none(), "given"_a, "results"_a, "gradient"_a.none(), "threads"_a,
+          "instruction_set"_a);
+    m.def("element_blocks", &element_blocks, "count"_a);
+    m.def("binary", &binary, "logits"_a, "is_bfloat16"_a, "target"_a, "target_is_bfloat16"_a, "pos_weight"_a.none(), "valid"_a.none(),
+           "smoothing"_a, "upstream"_a, "losses"_a.none(), "sums"_a.none(), "gradient"_a.none(), "threads"_a,
           "instruction_set"_a);
 }

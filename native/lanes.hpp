@@ -110,6 +110,12 @@ template <class T, int N> INLINE Lanes<T, N> larger(Lanes<T, N> a, Lanes<T, N> b
     return a;
 }
 
+// The smaller one; NaN as for `larger`.
+template <class T, int N> INLINE Lanes<T, N> smaller(Lanes<T, N> a, Lanes<T, N> b) {
+    UNROLL for (int i = 0; i < a.registers; ++i) a.part[i] = a.part[i] < b.part[i] ? a.part[i] : b.part[i];
+    return a;
+}
+
 template <class To, class From> INLINE To bits(const From& from) {
     static_assert(sizeof(To) == sizeof(From));
     To to;

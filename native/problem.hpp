@@ -79,3 +79,25 @@ struct RowKernel {
     void (*finish)(const Problem&, std::int64_t group, std::int64_t parts, void* workspace, void* group_memory, void* part_memory);
     void (*part_gradient)(const Problem&, std::int64_t group, std::int64_t part, void* workspace, void* group_memory);
 };
+
+// A vector of numbers with a stride in bytes (0: the same number everywhere).
+struct Elements {
+    char* data = nullptr;
+    DType dtype = DType::float64;
+    std::int64_t stride = 0;
+};
+
+// The sigmoid loss of `count` elements.
+struct ElementProblem {
+    std::int64_t count = 0;
+    Elements logits, target, pos_weight, valid, gradient;
+    double smoothing = 0, upstream = 1;
+    double* losses = nullptr;  // one per element
+    double* sums = nullptr;    // one per block: their sum in a fixed order is the loss for any number of threads
+    int threads = 1;
+};
+
+struct ElementKernel {
+    std::int64_t block_elements;
+    void (*blocks)(const ElementProblem&, std::int64_t first, std::int64_t end);
+};

@@ -39,15 +39,15 @@ template <class T, bool Along> struct Workspace {
     T *z, *powers, *dense, *profile, *by_class, *slope, *gradient, *rows;
     double* top;  // per block and row: powers = e^(z - top) 2^headroom
 
-    // Places the buffers from `memory` on; returns the bytes they take.
-    std::int64_t place(const Problem& p, char* memory) {
+    // Places the buffers from `start` on (null: nowhere yet); returns the bytes they take.
+    std::int64_t place(const Problem& p, char* start) {
         Shape<T, Along> shape(p);
         std::int64_t block = shape.block_vectors * shape.lanes;
         std::int64_t kept = shape.keeps ? block * shape.blocks * (Along ? shape.rows_per_group : 1) : block;
-        char* start = memory;
+        std::int64_t bytes = 0;
         auto take = [&]<class Number>(Number*& buffer, std::int64_t count) {
-            buffer = reinterpret_cast<Number*>(memory);
-            memory += round_up(count * std::int64_t(sizeof(Number)), 64) + 64;  // the gap keeps buffers off the same cache sets
+            if (start) buffer = reinterpret_cast<Number*>(start + bytes);
+            bytes += round_up(count * std::int64_t(sizeof(Number)), 64) + 64;  // the gap keeps buffers off the same cache sets
         };
         take(z, block);
         take(powers, kept);
@@ -58,7 +58,7 @@ template <class T, bool Along> struct Workspace {
         take(gradient, block);
         take(rows, block);
         take(top, shape.blocks * max_rows);
-        return memory - start;
+        return bytes;
     }
 };
 
@@ -212,7 +212,8 @@ template <class T, bool Along> struct Kernel : RowGroup {
                 if (p.class_bias) x = x + bias(b, i);
                 if (p.softcap != 0) {
                     Vector angle = x / p.softcap;
-                    x = tanh(angle) * p.softcap;
+                    auto finite = larger(x, -x) < infinity;  // an infinite logit says what it says without a cap
+                    x = select(finite, tanh(angle) * p.softcap, x);
                     slope = tanh_slope(angle) / p.temperature;
                 }
             }
@@ -278,31 +279,6 @@ template <class T, bool Along> struct Kernel : RowGroup {
         else return convert<double>(x);
     }
 
-    // Where the exponentials of a block with maximum m count from (see vector_math.hpp).
-    struct Reference {
-        Vector from, K, rest;  // rest = e^(from - m) 2^K: powers times it are e^(z - m) 2^headroom
-        double single_rest = 0;
-        Lanes<double, lanes> wide_rest;
-        explicit Reference(Vector m) {
-            using E = Exp<T>;
-            Vector size = larger(m, -m);
-            m = select(size < std::numeric_limits<T>::infinity(), m, Vector(T(0)));
-            from = select(size < E::far, Vector(T(0)), m);
-            K = ((m - from) * E::log2e + E::round) - E::round;
-            if constexpr (Along) {
-                single_rest = exp_remainder(Lanes<double, 2>(double((m - from).part[0][0])), Lanes<double, 2>(double(K.part[0][0]))).part[0][0];
-                rest = T(single_rest);
-            } else {
-                wide_rest = exp_remainder(convert<double>(m - from), convert<double>(K));
-                rest = convert<T>(wide_rest);
-            }
-        }
-        auto exact_rest() const {
-            if constexpr (Along) return single_rest;
-            else return wide_rest;
-        }
-    };
-
     // ---- statistics -----------------------------------------------------------------------------------------------------
 
     void block_statistics(std::int64_t index, int row, Statistics& s) {
@@ -334,17 +310,15 @@ template <class T, bool Along> struct Kernel : RowGroup {
     }
 
     void exponentials(Block& b, int row, Vector m, Statistics& s) {
-        Reference reference(m);
         bool in_place = b.z.data != w.z;
         bool last = b.first_class + b.classes == p.classes;
-        // What is read next: the row's next block, or the next row.
         const char* next = in_place && !last ? reinterpret_cast<const char*>(b.z.data + b.classes) : nullptr;
         T* powers = p.gradient.data || p.entropy_sum ? b.powers : nullptr;
         decltype(number(m)) others, ties;
-        tile_exp<T, Along>(b.z, m, reference.from, Scale<T, lanes>(reference.K), reference.rest, powers, next, others, ties);
+        tile_exp<T, Along>(b.z, Origin<T, lanes>(m), powers, next, others, ties);
         set(s.maximum, row, number(m));
         set(s.ties, row, ties);
-        set(s.others, row, others * (reference.exact_rest() * unscale));
+        set(s.others, row, others * unscale);
         set(w.top + b.index * max_rows, row, number(m));
     }
 
@@ -467,8 +441,7 @@ template <class T, bool Along> struct Kernel : RowGroup {
                 Vector m;
                 if constexpr (Along) m = T(group.statistics.maximum[row]);
                 else m = convert<T>(Lanes<double, lanes>::load(group.statistics.maximum));
-                Reference reference(m);
-                tile_powers<T>(b.z, m, reference.from, Scale<T, lanes>(reference.K), reference.rest, b.powers);
+                tile_powers<T>(b.z, Origin<T, lanes>(m), b.powers);
                 set(w.top + index * max_rows, row, number(m));
             }
         }

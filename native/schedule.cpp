@@ -6,10 +6,10 @@
 
 #include "threads.hpp"
 
-namespace baseline { extern const RowKernel row_kernel; }
+namespace baseline { extern const RowKernel row_kernel; extern const ElementKernel element_kernel; }
 #if defined(HAS_X86_KERNELS)
-namespace avx2 { extern const RowKernel row_kernel; }
-namespace avx512 { extern const RowKernel row_kernel; }
+namespace avx2 { extern const RowKernel row_kernel; extern const ElementKernel element_kernel; }
+namespace avx512 { extern const RowKernel row_kernel; extern const ElementKernel element_kernel; }
 #endif
 
 namespace {
@@ -17,16 +17,17 @@ namespace {
 struct InstructionSet {
     const char* name;
     const RowKernel* rows;
+    const ElementKernel* elements;
     bool (*is_here)();
 };
 
 const InstructionSet all_sets[] = {
 #if defined(HAS_X86_KERNELS)
-    {"avx512", &avx512::row_kernel,
+    {"avx512", &avx512::row_kernel, &avx512::element_kernel,
      [] { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"); }},
-    {"avx2", &avx2::row_kernel, [] { return bool(__builtin_cpu_supports("avx2")); }},
+    {"avx2", &avx2::row_kernel, &avx2::element_kernel, [] { return bool(__builtin_cpu_supports("avx2")); }},
 #endif
-    {"baseline", &baseline::row_kernel, [] { return true; }},
+    {"baseline", &baseline::row_kernel, &baseline::element_kernel, [] { return true; }},
 };
 
 const InstructionSet& choose(const std::string& name) {
@@ -90,4 +91,17 @@ void compute_rows(const Problem& p, const std::string& instruction_set) {
         for (std::int64_t g = 0; g < plan.groups; ++g)
             steps(g, group.get(), parts.get(), 0, [&](std::int64_t count, auto body) { parallel_for(count, workers, body); });
     }
+}
+
+std::int64_t element_blocks(std::int64_t count) {
+    std::int64_t size = baseline::element_kernel.block_elements;
+    return (count + size - 1) / size;
+}
+
+void compute_elements(const ElementProblem& p, const std::string& instruction_set) {
+    const ElementKernel& kernel = *choose(instruction_set).elements;
+    std::int64_t blocks = element_blocks(p.count), step = 16;
+    int workers = int(std::clamp<std::int64_t>(p.count / grain, 1, std::max(1, p.threads)));
+    parallel_for((blocks + step - 1) / step, workers,
+                 [&](std::int64_t i, int) { kernel.blocks(p, i * step, std::min(blocks, (i + 1) * step)); });
 }

@@ -12,3 +12,7 @@ std::vector<std::string> instruction_sets();
 // Compute `problem` with the named instruction set ("" for the best). Throws std::invalid_argument for an unknown one and
 // std::bad_alloc before any work is done.
 void compute_rows(const Problem& problem, const std::string& instruction_set);
+
+// The sigmoid loss; `problem.sums` must hold element_blocks(count) numbers.
+void compute_elements(const ElementProblem& problem, const std::string& instruction_set);
+std::int64_t element_blocks(std::int64_t count);

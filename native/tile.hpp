@@ -97,18 +97,9 @@ template <class T, bool Along> INLINE auto count(typename Wide<T>::Integer n) {
     else return convert<double>(n);
 }
 
-// The power as the gradient wants it: e^(z - m) 2^headroom, exactly 2^headroom at the maximum. `rest` is e^(reference - m).
-template <class T> INLINE Wide<T> relative_power(Wide<T> power, typename Wide<T>::Integer is_top, Wide<T> rest) {
-    constexpr T one = sizeof(T) == 4 ? T(0x1p40) : T(0x1p200);
-    static_assert(Exp<T>::headroom == (sizeof(T) == 4 ? 40 : 200));
-    return select(is_top, Wide<T>(one), power * rest);
-}
-
-// sum e^z over all but the maxima, scaled, and how many maxima there are; the powers go to `powers` where they are kept.
-// `reference` and `scale` as vector_math wants them; z - reference is exact where it matters.
+// sum e^(z - m) 2^headroom over all but the maxima, and how many maxima there are; the powers go to `powers` where they are kept.
 template <class T, bool Along, class Total>
-INLINE void tile_exp(const Tile<T>& z, Wide<T> m, Wide<T> reference, const Scale<T, width<T>>& scale, Wide<T> rest, T* powers,
-                     const char* next, Total& others, Total& ties) {
+INLINE void tile_exp(const Tile<T>& z, const Origin<T, width<T>>& origin, T* powers, const char* next, Total& others, Total& ties) {
     using Integer = typename Wide<T>::Integer;
     Sum<T, Along> total;
     Integer top = typename IntegerOf<T>::type(0);
@@ -116,21 +107,17 @@ INLINE void tile_exp(const Tile<T>& z, Wide<T> m, Wide<T> reference, const Scale
         Wide<T> x = z[i];
         // The next block comes from memory while this one is computed.
         if (next) for (int line = 0; line < int(sizeof x) / 64; ++line) __builtin_prefetch(next + i * sizeof x + line * 64);
-        Wide<T> power = exp_scaled(x - reference, scale);
-        Integer is_top = x == m;
-        if (powers) relative_power<T>(power, is_top, rest).store(powers + i * width<T>);
+        Wide<T> power = exp_relative(x, origin);
+        if (powers) power.store(powers + i * width<T>);
+        Integer is_top = x == origin.m;
         top = top - is_top;
         total.add(select(is_top, Wide<T>(T(0)), power));
     }
     others = total.result();
     ties = count<T, Along>(top);
 }
-template <class T>
-INLINE void tile_powers(const Tile<T>& z, Wide<T> m, Wide<T> reference, const Scale<T, width<T>>& scale, Wide<T> rest, T* powers) {
-    for (std::int64_t i = 0; i < z.vectors; ++i) {
-        Wide<T> x = z[i];
-        relative_power<T>(exp_scaled(x - reference, scale), x == m, rest).store(powers + i * width<T>);
-    }
+template <class T> INLINE void tile_powers(const Tile<T>& z, const Origin<T, width<T>>& origin, T* powers) {
+    for (std::int64_t i = 0; i < z.vectors; ++i) exp_relative(z[i], origin).store(powers + i * width<T>);
 }
 
 // sum w (z - m), where w = 0 wins over an infinite z.

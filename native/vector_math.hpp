@@ -1,7 +1,7 @@
 // exp, log1p, tanh and friends for Lanes, by polynomials of our own; branch-free, the same bits on every instruction set.
 //
 // Largest errors found by tests/native/test_vector_math.py against mpmath, in units of the last place of the result:
-//   exp_scaled<float>  1.0     exp_scaled<double>  1.0      (the argument as given)
+//   exp_relative<float>  1.0     exp_relative<double>  1.0
 //   log1p              1.0     log                 1.0      expm1  1.6     tanh  2.5
 // The coefficients are those of least maximum error, from benchmarks/lab/coefficients.py.
 #pragma once
@@ -15,18 +15,14 @@ namespace INSTRUCTION_SET {
 // e^x = 2^k e^r with k = round(x / ln 2) and r = (x - k ln2_high) - k ln2_low. ln2_high has so few bits that k ln2_high is exact,
 // and the first difference is exact too, so |r| <= 0.347 keeps full precision for every |x| <= `range`.
 //
-// Summands are kept as e^x 2^(headroom - K) for an integer K near the row's maximum: `bias` puts the power of two into the exponent
-// field directly, and `headroom` lets terms down to e^-115 (float) of the maximum be normal numbers. Whatever is below `low` gets an
-// exponent field of 0 and is exactly 0.
+// Summands of a row are kept as e^(z - m) 2^headroom: the power of two goes into the exponent field directly, so that terms down to
+// e^-115 (float) of the maximum are normal numbers; whatever is below gets an exponent field of 0 and is exactly 0.
 template <class T> struct Exp;
 
 template <> struct Exp<float> {
     static constexpr float log2e = 0x1.715476p+0f, ln2_high = 0x1.63p-1f, ln2_low = -0x1.bd0106p-13f;
     static constexpr float round = 0x1.8p23f;  // x + round - round is x rounded to an integer
     static constexpr int mantissa = 23, bias = 127, headroom = 40;
-    // Logits this far from 0 (|m| >= 256) are taken relative to their maximum: the difference is exact for all that are not
-    // below m - 128 (Sterbenz), and those are far below every precision.
-    static constexpr float far = 256;
     static constexpr int terms = 5;
     static constexpr float coefficient[terms] = {0x1.000000p-1f, 0x1.5554dcp-3f, 0x1.5554b8p-5f, 0x1.120b80p-7f, 0x1.6d755ep-10f};
 };
@@ -34,7 +30,6 @@ template <> struct Exp<double> {
     static constexpr double log2e = 0x1.71547652b82fep+0, ln2_high = 0x1.62e42fefap-1, ln2_low = 0x1.cf79abc9e3b3ap-40;
     static constexpr double round = 0x1.8p52;
     static constexpr int mantissa = 52, bias = 1023, headroom = 200;
-    static constexpr double far = 2048;  // as above: exact down to m - 1024
     static constexpr int terms = 10;
     static constexpr double coefficient[terms] = {
         0x1.0000000000001p-1,  0x1.5555555555558p-3,  0x1.5555555553d5dp-5,  0x1.111111110f7ffp-7,  0x1.6c16c1788df34p-10,
@@ -49,40 +44,41 @@ template <class T, int N> INLINE Lanes<T, N> exp_tail(Lanes<T, N> r) {
     return p;
 }
 
-// What exp_scaled needs for summands e^x 2^(headroom - K), per lane.
-template <class T, int N> struct Scale {
-    Lanes<T, N> magic;  // adds the rounding constant and the exponent bias in one step
-    Lanes<T, N> low;    // the x whose exponent field is 0
-    INLINE explicit Scale(Lanes<T, N> K) {
-        constexpr T offset = Exp<T>::bias + Exp<T>::headroom;
-        magic = Exp<T>::round + offset - K;
-        low = (K - offset) * T(0.693147180559945309417);
+// Where the exponentials of a row count from: its maximum m.
+template <class T, int N> struct Origin {
+    Lanes<T, N> m, minus_m;
+    Lanes<T, N> floor;  // below m + low, and near enough that neither z - m nor its error overflows
+    INLINE explicit Origin(Lanes<T, N> maximum) : m(maximum), minus_m(-maximum) {
+        constexpr T infinity = std::numeric_limits<T>::infinity(), reach = sizeof(T) == 4 ? T(512) : T(4096);
+        Lanes<T, N> size = larger(m, minus_m);
+        floor = m - larger(size * (sizeof(T) == 4 ? T(0x1p-12) : T(0x1p-30)), Lanes<T, N>(reach));
+        floor = select(size < infinity, larger(floor, Lanes<T, N>(std::numeric_limits<T>::lowest())), Lanes<T, N>(-reach));
     }
 };
 
-// e^x 2^(headroom - K); 0 for x <= low; NaN for NaN. x must not exceed (K + 10) ln 2.
-template <class T, int N> INLINE Lanes<T, N> exp_scaled(Lanes<T, N> x, const Scale<T, N>& scale) {
+// e^(z - m) 2^headroom for z <= m; exactly 2^headroom at z = m, 0 for -inf and below every precision, NaN for NaN.
+//
+// The rounding error of the difference is kept: it alone would cost |z - m| / 2 ulp. Of -m and z the smaller number has the larger
+// magnitude (z <= m), so three operations give the error exactly (Dekker's fast two-sum).
+template <class T, int N> INLINE Lanes<T, N> exp_relative(Lanes<T, N> z, const Origin<T, N>& origin) {
     using E = Exp<T>;
-    x = larger(scale.low, x);
-    Lanes<T, N> shifted = x * E::log2e + scale.magic;
-    Lanes<T, N> k = shifted - scale.magic;
-    Lanes<T, N> r = (x - k * E::ln2_high) - k * E::ln2_low;
+    constexpr T offset = E::bias + E::headroom, low = -offset * T(0.693147180559945309417), magic = E::round + offset;
+    z = larger(origin.floor, z);
+    Lanes<T, N> large = smaller(origin.minus_m, z), small = larger(origin.minus_m, z);
+    Lanes<T, N> d = large + small, error = small - (d - large);
+    d = larger(Lanes<T, N>(low), d);
+    Lanes<T, N> shifted = d * E::log2e + magic, k = shifted - magic;
+    Lanes<T, N> r = (d - k * E::ln2_high) + (error - k * E::ln2_low);
     Lanes<T, N> power = exp_tail(r) * r + T(1);
     power = power * r + T(1);
     return power * as_real<T, N>(shift_left(as_integer(shifted), E::mantissa));
 }
 
-// round(x / ln 2) and e^(K ln 2 - x), for |x| <= Exp<double>::far.
+// round(x / ln 2)
 template <int N> INLINE Lanes<double, N> nearest_power(Lanes<double, N> x) {
     using E = Exp<double>;
     return (x * E::log2e + E::round) - E::round;
 }
-template <int N> INLINE Lanes<double, N> exp_remainder(Lanes<double, N> x, Lanes<double, N> K) {
-    using E = Exp<double>;
-    Lanes<double, N> r = -((x - K * E::ln2_high) - K * E::ln2_low);
-    return (exp_tail(r) * r + 1.0) * r + 1.0;
-}
-
 // 2^k for integers |k| <= 1022.
 template <int N> INLINE Lanes<double, N> power_of_two(Lanes<double, N> k) {
     Lanes<double, N> field = k + (Exp<double>::round + Exp<double>::bias);

@@ -201,6 +201,26 @@ def test_the_mean_is_the_sum_over_the_denominator(library, problem, normalizer):
     assert_near(total, each.astype(float).sum(), tolerances.MEAN)
 
 
+@given(problem=problems(), powers=st.lists(st.integers(-3, 3), min_size=6, max_size=6))
+def test_a_normalizer_of_each_row_divides_that_row(library, problem, powers):
+    """As the reciprocal weights would; where it is 0 the row gives nothing."""
+    logits, target, options = problem
+    divisor = np.exp2(np.array(powers[: len(logits)]))
+    weight = np.asarray(options.pop("row_weight", np.ones(len(logits))), float)
+    value, gradient = both(library, logits, target, normalizer=divisor, row_weight=weight, **options)
+    expected, slope = both(library, logits, target, reduction="sum", row_weight=weight / divisor, **options)
+    assert_near(value, expected, tolerances.MEAN)
+    assert_near(gradient, slope, tolerances.SCALED)
+    divisor[0] = 0
+    keep = np.arange(len(logits)) > 0
+    value, gradient = both(library, logits, target, normalizer=divisor, row_weight=weight, **options)
+    dropped, slope = both(
+        library, logits, target, reduction="sum", row_weight=keep * weight / np.exp2(powers[: len(logits)]), **options
+    )
+    assert_near(value, dropped, tolerances.MEAN)
+    assert_near(gradient, slope, tolerances.SCALED)
+
+
 @given(problem=problems())
 def test_none_has_the_gradient_of_the_sum(library, problem):
     logits, target, options = problem

@@ -11,7 +11,8 @@ tests/jax/test_optax.py):
 | a negative label, or NaN                         | computed with                  | ValueError; NaN when traced     |
 | 16-bit logits                                    | a 16-bit loss                  | a float32 loss of the 16 bits   |
 | `where` leaves out the labelled class            | log-sum of the others - logit  | +inf: it cannot occur           |
-| focal loss with logits [40.], labels [1.]        | 0                              | 4.2e-18 times the weight        |
+| `where` leaves out every class of a row           | loss 0, gradient NaN           | loss 0, gradient 0              |
+| focal loss: derivative to a label that is 0 or 1 | without the focal weight's     | the derivative                  |
 | prediction 0 (log -inf) where the target is 0    | `kl_divergence` NaN            | 0                               |
 """
 
@@ -226,8 +227,8 @@ def smooth_labels(labels: Any, alpha: Any, *, axis: Any = -1, where: Any = None)
     --------
     >>> import crossentropy.optax
     >>> import jax.numpy as jnp
-    >>> print(crossentropy.optax.smooth_labels(jnp.array([1.0, 0.0]), 0.2))
-    [0.9 0.1]
+    >>> print(crossentropy.optax.smooth_labels(jnp.array([1.0, 0.0]), 0.5))
+    [0.75 0.25]
     """
     labels = jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.floating):

@@ -7,6 +7,7 @@ Same inputs and results as ``generic``, which serves what the core cannot take. 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 import os
 from typing import Any
@@ -14,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from crossentropy.arrays import Layout, dtype_name
+from crossentropy.binary_loss import BinaryCoefficients
 from crossentropy.row_loss import RowCoefficients, RowStatistics
 
-_native: Any
 try:
-    from crossentropy.kernels import _native
-except ImportError:  # a build without the core
+    _native: Any = importlib.import_module("crossentropy.kernels._native")
+except ModuleNotFoundError:  # a build without the core; a broken one says so
     _native = None
 
 
@@ -46,16 +47,12 @@ def core(logits: np.ndarray, layout: Layout, coefficients: RowCoefficients, num_
     instruction_set = "generic" if _native is None else forced()
     if instruction_set == "generic" or layout.count == 0:
         return None
-    given = cube(logits, layout)
-    arrays = (given, coefficients.dense, coefficients.class_mask, coefficients.indices)
-    if given is None or not all(a is None or a.flags.aligned for a in arrays):
-        return None
-    return Core(given, layout, coefficients, num_threads or cores(), instruction_set)
+    return Core(cube(logits, layout), layout, coefficients, num_threads or cores(), instruction_set)
 
 
 @dataclasses.dataclass(frozen=True)
 class Core:
-    """One call of the core. ``given``: the logits as (outer, classes, inner), wherever they stand."""
+    """One call of the core. ``given``: the logits as (outer, classes, inner)."""
 
     given: np.ndarray
     layout: Layout
@@ -63,13 +60,12 @@ class Core:
     num_threads: int
     instruction_set: str
 
-    def writes(self, gradient: np.ndarray) -> bool:
-        """Can the core write to this array?"""
-        return gradient.flags.aligned and cube(gradient, self.layout) is not None
-
     def losses(self, losses: np.ndarray, upstream: Any = None, gradient: np.ndarray | None = None) -> None:
         """Fill ``losses`` (rows,) and, where one is given, ``gradient``: upstream x derivative, like the logits."""
-        self.compute({"loss": losses}, self.coefficients, upstream, gradient)
+        target = None if gradient is None else cube(gradient, self.layout)
+        self.compute({"loss": losses}, self.coefficients, upstream, target)
+        if gradient is not None and target is not None and not np.may_share_memory(target, gradient):
+            gradient[...] = target.reshape(gradient.shape)
 
     def row_statistics(self) -> RowStatistics:
         """Statistics of every row, ignored ones too, with what entropy and prediction need."""
@@ -106,7 +102,7 @@ class Core:
             c.softcap or 0.0,
             float64(c.class_bias),
             rows_cube(c.class_mask, self.layout),
-            c.indices,
+            None if c.indices is None else np.require(c.indices, requirements="A"),
             None,
             None if c.index_weight is None else float64(np.atleast_2d(c.index_weight)),
             False,
@@ -122,10 +118,56 @@ class Core:
             None if upstream is None else np.atleast_1d(float64(upstream)),
             False,
             results,
-            None if gradient is None else bits(cube(gradient, self.layout)),
+            None if gradient is None else bits(gradient),
             self.num_threads,
             self.instruction_set,
         )
+
+
+def binary_losses(
+    logits: np.ndarray,
+    c: BinaryCoefficients,
+    upstream: Any,
+    gradient: np.ndarray | None,
+    *,
+    each: bool,
+    num_threads: int | None,
+) -> np.ndarray | None:
+    """The sigmoid losses, one by one or (not ``each``) as sums of blocks; the gradient where an array for it is given.
+
+    None, with nothing written, for what ``generic`` has to compute: other inputs than logits, focal loss, element
+    weights.
+    """
+    instruction_set = "generic" if _native is None else forced()
+    if instruction_set == "generic" or c.inputs != "logits" or c.focal_gamma or np.ndim(upstream):
+        return None
+
+    def flat(array: Any) -> Any:
+        return None if array is None else np.require(array, requirements=["C", "A"]).reshape(-1)
+
+    x, target, slope = flat(logits), flat(c.target), flat(gradient)
+    pos_weight = c.pos_weight
+    if pos_weight is not None:
+        pos_weight = flat(pos_weight if any(pos_weight.strides) else pos_weight[(slice(0, 1),) * pos_weight.ndim])
+    losses = np.empty(logits.size if each else _native.element_blocks(logits.size))
+    _native.binary(
+        bits(x),
+        dtype_name(logits) == "bfloat16",
+        bits(target),
+        dtype_name(c.target) == "bfloat16",
+        pos_weight,
+        flat(c.valid),
+        c.label_smoothing,
+        float(upstream),
+        losses if each else None,
+        None if each else losses,
+        None if slope is None else bits(slope),
+        num_threads or cores(),
+        instruction_set,
+    )
+    if gradient is not None and slope is not None and not np.may_share_memory(slope, gradient):
+        gradient[...] = slope.reshape(gradient.shape)
+    return losses
 
 
 def cores() -> int:
@@ -143,19 +185,22 @@ def bits(array: Any) -> Any:
     return array.view(np.uint16) if dtype_name(array) == "bfloat16" else array
 
 
-def cube(array: np.ndarray, layout: Layout) -> np.ndarray | None:
-    """A view (outer, classes, inner) of an array of the logits' shape, or None where the strides allow none."""
+def cube(array: np.ndarray, layout: Layout) -> np.ndarray:
+    """An array of the logits' shape as (outer, classes, inner): a view where memory allows one, or a copy."""
+    if not array.flags.aligned:
+        array = array.copy()
     if array.ndim == 2:
         return array[None] if layout.axis == 0 else array[:, :, None]
     shape = layout.shape
-    view = array.reshape(math.prod(shape[: layout.axis]), layout.classes, math.prod(shape[layout.axis + 1 :]))
-    return view if np.may_share_memory(view, array) else None
+    return array.reshape(math.prod(shape[: layout.axis]), layout.classes, math.prod(shape[layout.axis + 1 :]))
 
 
 def rows_cube(rows: np.ndarray | None, layout: Layout) -> np.ndarray | None:
     """(rows, classes), or (classes,) for every row, as (outer, classes, inner)."""
     if rows is None:
         return None
+    if not rows.flags.aligned:
+        rows = rows.copy()
     if rows.ndim == 1:
         return rows[None, :, None]
     return rows.reshape(math.prod(layout.shape[: layout.axis]), -1, layout.classes).transpose(0, 2, 1)

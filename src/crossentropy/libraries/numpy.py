@@ -158,9 +158,9 @@ class Rows:
         return losses
 
     def losses_and_gradient(self, upstream: Any, gradient: Output) -> np.ndarray:
-        """The losses; the gradient of their sum, each times ``upstream`` (a number or (rows,)), goes to ``gradient``."""
+        """The losses; the gradient of their sum, each times ``upstream`` (number or (rows,)), goes to ``gradient``."""
         losses = np.empty(self.layout.count)
-        if self.core and self.core.writes(gradient.buffer):
+        if self.core:
             self.core.losses(losses, upstream, gradient.buffer)
             gradient.deliver()
             return losses
@@ -272,16 +272,22 @@ def binary(logits: np.ndarray, target: Any, options: BinaryOptions, gradient: np
         flat_weight = None if row_weight is None else row_weight.reshape(-1)
         factor = reduction.upstream(xp, options, flat_weight, denominator)
         factor = factor.reshape(logits.shape) if np.ndim(factor) else factor
-        losses = np.empty(logits.shape)
         check_binary_probabilities(xp, logits, coefficients)
-        for index in element_blocks(logits.shape):
-            part, piece = logits[index], coefficients.elements(index)
-            losses[index] = generic.binary_loss(xp, part, piece, WORK)
-            if gradient is not None:
-                share = factor[index] if np.ndim(factor) else factor
-                gradient[index] = generic.binary_gradient(xp, part, piece, share, WORK)
-        valid = None if coefficients.valid is None else coefficients.valid.reshape(-1)
-        value = reduction.reduce_rows(xp, losses.reshape(-1), options, flat_weight, valid, denominator)
+        losses = native.binary_losses(
+            logits, coefficients, factor, gradient, each=options.reduction == "none", num_threads=options.num_threads
+        )
+        if losses is not None:
+            value = reduction.reduce_rows(xp, losses, options, None, None, denominator)
+        else:
+            losses = np.empty(logits.shape)
+            for index in element_blocks(logits.shape):
+                part, piece = logits[index], coefficients.elements(index)
+                losses[index] = generic.binary_loss(xp, part, piece, WORK)
+                if gradient is not None:
+                    share = factor[index] if np.ndim(factor) else factor
+                    gradient[index] = generic.binary_gradient(xp, part, piece, share, WORK)
+            valid = None if coefficients.valid is None else coefficients.valid.reshape(-1)
+            value = reduction.reduce_rows(xp, losses.reshape(-1), options, flat_weight, valid, denominator)
         shape = logits.shape if options.reduction == "none" else ()
         return np.reshape(value, shape).astype(result_dtype(logits))[()]
 
