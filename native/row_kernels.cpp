@@ -39,15 +39,15 @@ template <class T, bool Along> struct Workspace {
     T *z, *powers, *dense, *profile, *by_class, *slope, *gradient, *rows;
     double* top;  // per block and row: powers = e^(z - top) 2^headroom
 
-    // Places the buffers from `memory` on; returns the bytes they take.
-    std::int64_t place(const Problem& p, char* memory) {
+    // Places the buffers from `start` on (null: nowhere yet); returns the bytes they take.
+    std::int64_t place(const Problem& p, char* start) {
         Shape<T, Along> shape(p);
         std::int64_t block = shape.block_vectors * shape.lanes;
         std::int64_t kept = shape.keeps ? block * shape.blocks * (Along ? shape.rows_per_group : 1) : block;
-        char* start = memory;
+        std::int64_t bytes = 0;
         auto take = [&]<class Number>(Number*& buffer, std::int64_t count) {
-            buffer = reinterpret_cast<Number*>(memory);
-            memory += round_up(count * std::int64_t(sizeof(Number)), 64) + 64;  // the gap keeps buffers off the same cache sets
+            if (start) buffer = reinterpret_cast<Number*>(start + bytes);
+            bytes += round_up(count * std::int64_t(sizeof(Number)), 64) + 64;  // the gap keeps buffers off the same cache sets
         };
         take(z, block);
         take(powers, kept);
@@ -58,7 +58,7 @@ template <class T, bool Along> struct Workspace {
         take(gradient, block);
         take(rows, block);
         take(top, shape.blocks * max_rows);
-        return memory - start;
+        return bytes;
     }
 };
 

@@ -23,7 +23,7 @@ LAYERS = [
     {"torch", "optax", "evaluation.batches", "evaluation.intervals"},
     {"evaluation.calibration", "evaluation.clusters", "evaluation.columns", "evaluation.comparison_scores"},
     {"evaluation.corp", "evaluation.curves", "evaluation.formats", "evaluation.forms", "evaluation.loss_histogram"},
-    {"evaluation.row_scores", "evaluation.state_bytes", "evaluation.stored_precision"},
+    {"evaluation.row_scores", "evaluation.state_bytes", "evaluation.stored_precision", "evaluation.text_table"},
     {"evaluation.accumulators", "evaluation.label_errors", "evaluation.row_sums"},
     {"evaluation.scores", "evaluation.slices"},
     {"evaluation.arrow_columns", "evaluation.plots", "evaluation.tables", "evaluation.terminal"},
@@ -50,6 +50,7 @@ OPTIONAL = {
     "rich": {
         *("evaluation.cli", "evaluation.comparison", "evaluation.comparison_text", "evaluation.demo"),
         *("evaluation.forms", "evaluation.language_model_scores", "evaluation.log_loss_report", "evaluation.terminal"),
+        "evaluation.text_table",
     },
     "scipy": {"evaluation.corp"},
     "sklearn": {"evaluation.demo"},

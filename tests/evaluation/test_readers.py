@@ -235,6 +235,21 @@ def test_bad_rows_are_named(save, format, change, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("values", [[{"a": 1}, {"a": 2}, {"a": 1}], [[1], [2], [1]]])
+def test_columns_of_types_without_text_are_refused(save, values, run, tmp_path):
+    path = save(GOOD | {"odd": pa.array(values)}, "p.arrow")
+    for options in (("--label", "odd"), ("--by", "odd"), ("--group", "odd")):
+        status, _, err = run("report", path, *options)
+        assert status == 1
+        assert err.count("\n") == 1
+        assert "mistake in crossentropy" not in err
+    assert report(path, id="odd").loss.rows == 3  # an id is only ever shown
+    for call in (("compare", path, path, "--id", "odd"), ("rows", path, "--id", "odd", "--output", tmp_path / "r.csv")):
+        status, _, err = run(*call)
+        assert status == 1
+        assert "mistake in crossentropy" not in err
+
+
 def test_weights_whose_powers_no_float_holds_are_refused(save):
     for weight in (1e-300, 1e300):
         with pytest.raises(PredictionError, match=r"row 1 .*is not 0 or a number from 1e-100 to 1e\+100"):

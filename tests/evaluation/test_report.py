@@ -3,14 +3,17 @@
 import dataclasses
 import json
 import math
+import re
 
 import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from crossentropy.evaluation import Batch, Categories, Evaluation, PredictionError, report
+from crossentropy.evaluation.text_table import shortened
 
 from .conftest import as_columns, softmax_rows
 
@@ -370,6 +373,34 @@ def test_text_fits_80_columns_without_colour(save, run):
     lines = [line for line in text.splitlines() if str(path) not in line]
     assert max(map(len, lines)) <= 80
     assert "the 12 of 30 that cost most" in text
+
+
+@pytest.mark.parametrize("width", [80, 60, 40, 30])
+def test_narrow_terminals_keep_the_names_one_line_each(width):
+    probabilities, labels = softmax_rows(60, 3)
+    ids = np.array([f"images/of/2024/with-a-long-name-{i:06}" for i in range(60)])
+    ids[3] = "x" * 500
+    classes = ["cat", "a class with a longer name", "日本語の長い名前の分類です"]
+    result = Evaluation.empty(classes, worst=60).update(Batch(probabilities, labels, ids=ids)).result()
+    lines = result.text(width).splitlines()
+    assert max(map(cell_len, lines)) <= width
+    by_class = lines[lines.index(next(line for line in lines if line.startswith("Loss by class"))) + 2 :]
+    assert by_class[0].split()[:2] == ["cat", str((labels == 0).sum())]
+    for line, ending in zip(by_class[1:3], ("name", "です"), strict=True):
+        assert line.split(" 1")[0].split(" 2")[0].rstrip().endswith(ending)
+    wrong = [line.split() for line in lines if re.match(r"  (im|xx)", line)]
+    assert len(wrong) == len(result.worst)  # one line each
+    for cells, row in zip(wrong, result.worst, strict=True):
+        assert cells[0].endswith(row.id[-3:])
+        assert cells[1][0] == classes[row.label][0]
+    if width < 80:
+        assert "too narrow for: " in "\n".join(lines)
+
+
+def test_a_name_is_shortened_in_its_middle():
+    assert shortened("abcdefghijklmnop", 12) == "abc...klmnop"
+    assert shortened("abcdef", 6) == "abcdef"
+    assert cell_len(shortened("日本語の長い名前", 10)) == 10
 
 
 def test_names_from_the_file_cannot_steer_the_terminal(save, run):

@@ -83,7 +83,7 @@ def align(a: RowLosses, b: RowLosses) -> Alignment:
     PredictionError : an id that occurs twice; no id in common; without ids, other numbers of rows; labels that differ
     """
     if a.ids is not None and b.ids is not None:
-        ids_a, ids_b = a.ids.cast(pa.string()), b.ids.cast(pa.string())
+        ids_a, ids_b = _as_text(a), _as_text(b)
         for side, ids in ((a, ids_a), (b, ids_b)):
             counts = ids.value_counts()
             twice = pa.compute.greater(counts.field("counts"), 1)
@@ -106,6 +106,14 @@ def align(a: RowLosses, b: RowLosses) -> Alignment:
         alignment = Alignment(every, every, "the same labels in the same order")
     _check_labels(a, b, alignment)
     return alignment
+
+
+def _as_text(side: RowLosses) -> pa.Array:
+    assert side.ids is not None
+    try:
+        return side.ids.cast(pa.string())
+    except pa.ArrowException as error:
+        raise PredictionError(f"{side.source}: the ids cannot be compared: {error}") from None
 
 
 def _check_labels(a: RowLosses, b: RowLosses, alignment: Alignment) -> None:

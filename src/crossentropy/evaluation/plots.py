@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -29,30 +30,36 @@ def log_probability(ax: Axes | None = None) -> Axes:
     >>> [line.get_label() for line in plots.log_probability().get_lines()]
     ['log p', '-log p']
     """
-    return _draw(curves.log_probability(), ax, x="p", y="nats")
+    ax = _draw(curves.log_probability(), ax, "log p and -log p", x="p", y="nats", limits=(-5, 5))
+    ax.hlines(0, -0.02, 1.02, color="grey", linewidth=0.8, zorder=0)
+    return ax
 
 
 def binary_loss(ax: Axes | None = None) -> Axes:
     """Draw the binary loss against p for t = 1 and t = 0. Parameters and result as in `log_probability`."""
-    ax = _draw(curves.binary_loss(), ax, x="predicted probability p of t = 1", y="loss (nats)")
-    ax.set_ylim(bottom=0)
-    return ax
+    x = "predicted probability p of t = 1"
+    return _draw(curves.binary_loss(), ax, "Binary cross-entropy", x, y="loss (nats)", limits=(0, 5))
 
 
 def categorical_loss(ax: Axes | None = None) -> Axes:
     """Draw the loss of one class against the probability it was given. As `log_probability` otherwise."""
-    ax = _draw([curves.categorical_loss()], ax, x="probability given to the class that happened", y="loss (nats)")
-    ax.set_ylim(bottom=0)
-    return ax
+    x = "probability given to the class that happened"
+    return _draw([curves.categorical_loss()], ax, "Categorical cross-entropy", x, y="loss (nats)", limits=(0, 5))
 
 
-def _draw(lines: Sequence[curves.Curve], ax: Axes | None, x: str, y: str) -> Axes:
+# What lies outside is cut off: 5 nats are a probability of 0.007, and the curves go on to infinity.
+def _draw(
+    lines: Sequence[curves.Curve], ax: Axes | None, title: str, x: str, y: str, limits: tuple[float, float]
+) -> Axes:
     if ax is None:
         import matplotlib.pyplot
 
-        ax = matplotlib.pyplot.subplots()[1]
-    for line in lines:
-        ax.plot(line.x, line.y, label=line.name)
-    ax.set(xlabel=x, ylabel=y, xlim=(0, 1))
+        ax = matplotlib.pyplot.subplots(layout="constrained")[1]
+    for line, style in zip(lines, ("-", "--"), strict=False):  # told apart in print, without colour
+        ax.plot(line.x, line.y, style, label=line.name, linewidth=2)
+    ax.set(title=title, xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=limits)
+    ax.scatter([0.5], [math.log(2)], color="black", s=25, zorder=3)
+    place = {"xytext": (0, 16), "textcoords": "offset points", "ha": "center", "fontsize": "small"}
+    ax.annotate(f"p = 1/2: {math.log(2):.3f}", (0.5, math.log(2)), **place)
     ax.legend()
     return ax

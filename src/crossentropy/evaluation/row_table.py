@@ -78,6 +78,8 @@ def write_rows(batches: Iterable[pa.RecordBatch], output: str | None) -> int:
             rows += batch.num_rows
     except BrokenPipeError:
         raise
+    except pa.ArrowException as error:
+        raise PredictionError(f"{output or 'standard output'}: cannot be written: {error}") from None
     except OSError as error:
         raise PredictionError(f"{output}: cannot be written: {error.strerror or error}") from None
     finally:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from crossentropy.reduction import NATS_PER_UNIT
+
 from .accumulators import LossSums
 from .batches import RowLoss
 from .calibration import Calibration
@@ -15,8 +17,6 @@ from .clusters import ClusterSums
 from .corp import Corp
 from .intervals import Spread, holm, skewed_p_value
 from .row_sums import RowSums
-
-NATS_PER_BIT = math.log(2)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class MeanLoss:
 
     @property
     def bits(self) -> float:
-        return self.mean / NATS_PER_BIT
+        return self.mean / NATS_PER_UNIT["bits"]
 
     @property
     def accuracy(self) -> float:

@@ -120,7 +120,14 @@ def _table_batches(table: Table, columns: Columns, index: ClassIndex) -> Iterato
     texts = list(dict.fromkeys(name for name in one_each if name is not None))
     first_row = 0
     for rows in table.read(numbers, texts, len(columns.classes)):
-        yield batch_of(rows, columns, index, table.source, first_row)
+        try:
+            batch = batch_of(rows, columns, index, table.source, first_row)
+        except (
+            pa.ArrowException
+        ) as error:  # a type that has no text or no number: a struct for a label, a list to slice by
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise PredictionError(f"{table.source}: a column has a type that cannot be used: {reason}") from None
+        yield batch
         first_row += rows.num_rows
 
 

@@ -14,10 +14,12 @@ from .calibration import Calibration
 from .corp import Corp
 from .row_sums import RowSums
 from .scores import Baseline, LogLossScores, PartLoss
+from .text_table import TextTable, shortened
 
 # As many as fit on a first screen; --json has them all.
 SHOWN_PARTS = 12
 SHOWN_INFINITE = 5
+LONGEST_ID = 40
 
 
 def render(report: LogLossScores) -> RenderableType:
@@ -85,7 +87,7 @@ def _summary(report: LogLossScores) -> RenderableType:
         table.add_row("", Text(f"{low} to {high} nats with 95 % confidence{units}"))
     if loss.infinite:
         first = report.infinite_rows[:SHOWN_INFINITE]
-        rows = ", ".join(printable(row.row if row.id is None else row.id) for row in first)
+        rows = ", ".join(shortened(printable(row.row if row.id is None else row.id), LONGEST_ID) for row in first)
         more = ", ..." if loss.infinite > len(first) else ""
         name = "rows" if report.infinite_rows[0].id is None else "ids"
         table.add_row(
@@ -162,17 +164,12 @@ def _row_sums(sums: RowSums) -> Text:
     )
 
 
-def columns(*names: str, left: int = 1) -> Table:
+def columns(*names: str, left: int = 1) -> TextTable:
     """A table with the first `left` columns of names and the others of numbers."""
-    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim")
-    for i, name in enumerate(names):
-        # a long name from the file wraps; a number never does
-        is_name = i < left or name == "prediction"
-        table.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
-    return table
+    return TextTable(names, left)
 
 
-def titled(title: str, note: str, table: Table) -> RenderableType:
+def titled(title: str, note: str, table: TextTable) -> RenderableType:
     """A table under its title."""
     return Group(Text.assemble((title, "bold"), (note, "dim")), Padding(table, (0, 0, 0, 2)))
 

@@ -20,7 +20,7 @@ from crossentropy.row_loss import RowCoefficients, RowStatistics
 
 try:
     _native: Any = importlib.import_module("crossentropy.kernels._native")
-except ImportError:  # a build without the core
+except ModuleNotFoundError:  # a build without the core; a broken one says so
     _native = None
 
 

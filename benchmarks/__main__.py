@@ -1,0 +1,153 @@
+"""``python -m benchmarks``: measure, print the table, and (--write) keep it in RESULTS.md with machine and date."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from typing import Any
+
+import numpy as np
+
+from benchmarks import cases as catalogue
+from benchmarks.contenders import OTHERS, ours
+from benchmarks.timing import bandwidth_calls, interleaved
+from crossentropy.kernels import native
+
+FOLDER = pathlib.Path(__file__).parent
+
+
+def number(result: Any) -> float:
+    """The loss that a call returned."""
+    if isinstance(result, tuple):
+        result = result[0]
+    return float(result.detach() if hasattr(result, "detach") else result)
+
+
+def agree(case: catalogue.Case, calls: dict[tuple[str, str], Any]) -> None:
+    """Everyone must compute the same loss; 16-bit peers round it to their own precision."""
+    expected = number(calls["ours", "value"]())
+    tolerance = {"float64": 1e-6, "float32": 1e-4}.get(case.logits.dtype.name, 2e-2)
+    for (who, what), call in calls.items():
+        found = number(call()) if not (who == "PyTorch" and what == "gradient") else number(call())
+        if not abs(found - expected) <= tolerance * abs(expected):
+            raise AssertionError(f"{case.suite} {case.name}: {who} {what} gives {found!r}, ours {expected!r}")
+
+
+def measure(case: catalogue.Case, threads: int, seconds: float) -> dict[str, Any]:
+    calls = {("ours", what): call for what, call in ours(case, threads).items()}
+    for who, contender in OTHERS.items():
+        calls |= {(who, what): call for what, call in contender(case, threads).items()}
+    agree(case, calls)
+    # Large enough that no cache holds it; measured among the rest, in the same seconds.
+    machine = bandwidth_calls(1 << 26 if seconds < 1 else 1 << 28) if case.bytes >= 1 << 22 else {}
+    named = {" | ".join(key): call for key, call in calls.items()} | machine
+    taken = interleaved(named, seconds)
+    return {
+        "suite": case.suite,
+        "case": case.name,
+        "dtype": case.logits.dtype.name,
+        "bytes": case.bytes,
+        "elements": case.logits.size,
+        "threads": threads,
+        "seconds": {name: value for name, value in taken.items() if name not in machine},
+        "read_bytes_per_second": (1 << 26 if seconds < 1 else 1 << 28) / taken["read"] if machine else None,
+        "copy_bytes_per_second": (1 << 26 if seconds < 1 else 1 << 28) / taken["copy"] if machine else None,
+    }
+
+
+def rows_of(result: dict[str, Any]) -> list[list[str]]:
+    """One line of the table for the value, one for the gradient."""
+    taken, lines = result["seconds"], []
+    for what in ("value", "gradient", "gradient into out="):
+        mine = taken.get(f"ours | {what}")
+        if mine is None:
+            continue
+        others = []
+        for who in OTHERS:
+            theirs = taken.get(f"{who} | {what.split()[0]}")
+            others.append(f"{theirs / mine:.2f}" if theirs else "")
+        bandwidth = result["read_bytes_per_second" if what == "value" else "copy_bytes_per_second"]
+        share = f"{result['bytes'] / mine / bandwidth:.0%}" if bandwidth else ""
+        time = f"{mine * 1e3:.3f}"
+        per_element = f"{mine / result['elements'] * 1e9:.2f}"
+        lines.append([result["suite"], result["case"], str(result["threads"]), what, time, per_element, *others, share])
+    return lines
+
+
+HEAD = ["suite", "case", "threads", "what", "ms", "ns per element", *(f"{who} / ours" for who in OTHERS), "of bandwidth"]
+
+
+def machine() -> dict[str, str]:
+    name = platform.processor() or platform.machine()
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        name = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), name)
+    versions = {}
+    for package in ("numpy", "torch", "jax", "scikit-learn", "scipy"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor": f"{name}, {os.cpu_count()} cores",
+        "kernel": native.kernel_name(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "load average when done": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "",
+        **versions,
+    }
+
+
+def markdown(results: list[dict[str, Any]], command: str) -> str:
+    lines = [
+        "# Benchmark results",
+        "",
+        f"Written by `{command}`. Medians of calls taken in turns; a ratio is the other library's time over ours for the same",
+        "threads (JAX: always all). PyTorch's tensors and JAX's arrays are made beforehand; its gradient is forward + backward.",
+        "\"of bandwidth\": bytes of the logits per second over the machine's own read (value) or copy (gradient) with one thread,",
+        "measured in the same seconds.",
+        "",
+        *(f"- {key}: {value}" for key, value in machine().items()),
+        "",
+        "| " + " | ".join(HEAD) + " |",
+        "|" + "---|" * len(HEAD),
+        *("| " + " | ".join(line) + " |" for result in results for line in rows_of(result)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--suite", action="append", choices=catalogue.SUITES, help="only this suite (may be repeated)")
+    parser.add_argument("--quick", action="store_true", help="an eighth of the rows, a third of a second per case")
+    parser.add_argument("--json", metavar="FILE", help="also write every number there")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md and the roofline figure")
+    parser.add_argument("--threads", type=int, action="append", help="thread counts (default: 1 and all)")
+    given = parser.parse_args()
+    counts = given.threads or sorted({1, native.cores()})
+    results = []
+    print(" | ".join(HEAD))
+    for case in catalogue.cases(tuple(given.suite or catalogue.SUITES), 8 if given.quick else 1):
+        for threads in counts:
+            result = measure(case, threads, 0.3 if given.quick else 2.0)
+            results.append(result)
+            for line in rows_of(result):
+                print(" | ".join(line), flush=True)
+    if given.json:
+        pathlib.Path(given.json).write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
+    if given.write:
+        command = "python -m benchmarks --write" + " --quick" * given.quick
+        (FOLDER / "RESULTS.md").write_text(markdown(results, command))
+        from benchmarks.figure import roofline
+
+        roofline(results, FOLDER.parent / "docs" / "roofline.svg")
+
+
+if __name__ == "__main__":
+    np.seterr(all="ignore")
+    main()

@@ -1,0 +1,129 @@
+"""Each library's best usual form of the same computation. What is not installed is left out."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import crossentropy as xe
+from benchmarks.cases import Case
+
+Call = Callable[[], object]
+
+
+def has(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def ours(case: Case, threads: int) -> dict[str, Call]:
+    x, y, options = case.logits, case.target, {**case.options, "num_threads": threads}
+    out = np.empty_like(x)
+    if case.kind == "binary":
+        return {
+            "value": lambda: xe.binary_cross_entropy(x, y, **options),
+            "gradient": lambda: xe.binary_cross_entropy_value_and_grad(x, y, **options),
+            "gradient into out=": lambda: xe.binary_cross_entropy_value_and_grad(x, y, out=out, **options),
+        }
+    if case.kind == "log_loss":
+        return {"value": lambda: xe.cross_entropy(x, y, inputs="probs", **options)}
+    options["axis"] = case.axis
+    return {
+        "value": lambda: xe.cross_entropy(x, y, **options),
+        "gradient": lambda: xe.cross_entropy_value_and_grad(x, y, **options),
+        "gradient into out=": lambda: xe.cross_entropy_value_and_grad(x, y, out=out, **options),
+    }
+
+
+def torch(case: Case, threads: int) -> dict[str, Call]:
+    """Tensors are made beforehand: what is timed is the loss alone."""
+    if not has("torch") or case.kind == "log_loss":
+        return {}
+    import torch
+    import torch.nn.functional as F
+
+    torch.set_num_threads(threads)
+
+    def tensor(array: np.ndarray) -> Any:
+        if array.dtype.name == "bfloat16":
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
+
+    x, y = tensor(case.logits), tensor(case.target)
+    leaf = x.detach().clone().requires_grad_()
+    if case.kind == "binary":
+
+        def loss(logits: Any) -> Any:
+            return F.binary_cross_entropy_with_logits(logits, y)
+    else:
+        weight = case.options.get("class_weight")
+        options = {
+            "label_smoothing": case.options.get("label_smoothing", 0.0),
+            "weight": None if weight is None else torch.from_numpy(weight).to(x.dtype),
+        }
+
+        def loss(logits: Any) -> Any:
+            return F.cross_entropy(logits, y, **options)
+
+    def backward() -> Any:
+        leaf.grad = None
+        value = loss(leaf)
+        value.backward()
+        return value
+
+    return {"value": lambda: loss(x), "gradient": backward}
+
+
+def scikit_learn(case: Case, threads: int) -> dict[str, Call]:
+    if not has("sklearn") or case.options or case.logits.dtype != np.float32:
+        return {}
+    from sklearn._loss import HalfMultinomialLoss
+    from sklearn.metrics import log_loss
+
+    if case.kind == "log_loss":
+        labels = np.arange(case.logits.shape[1])
+        return {"value": lambda: log_loss(case.target, case.logits, labels=labels)}
+    if case.kind != "labels" or case.logits.ndim != 2 or case.logits.shape[1] not in (10, 100):
+        return {}
+    raw, y = np.ascontiguousarray(case.logits), case.target.astype(np.float32)
+    loss = HalfMultinomialLoss(n_classes=raw.shape[1])
+    total = len(y)
+
+    def value_and_gradient() -> Any:
+        losses, gradient = loss.loss_gradient(y, raw, n_threads=threads)
+        return losses.mean(dtype=np.float64), gradient / total
+
+    return {"gradient": value_and_gradient}
+
+
+def jax(case: Case, threads: int) -> dict[str, Call]:
+    """One thread count only: XLA's pool has the size of the machine."""
+    plain = case.kind == "labels" and not case.options and case.axis == -1 and case.logits.dtype == np.float32
+    if not has("jax") or not plain:
+        return {}
+    import jax
+    import jax.numpy as jnp
+
+    x, y = jnp.asarray(case.logits), jnp.asarray(case.target)
+
+    def loss(logits: Any) -> Any:
+        label = jnp.take_along_axis(logits, y[:, None], axis=-1)[:, 0]
+        return (jax.scipy.special.logsumexp(logits, axis=-1) - label).mean()
+
+    value, gradient = jax.jit(loss), jax.jit(jax.value_and_grad(loss))
+    return {"value": lambda: value(x).block_until_ready(), "gradient": lambda: jax.block_until_ready(gradient(x))}
+
+
+def scipy(case: Case, threads: int) -> dict[str, Call]:
+    if not has("scipy") or case.kind != "labels" or case.options or case.axis != -1 or case.logits.size > 1 << 25:
+        return {}
+    from scipy.special import logsumexp
+
+    x, y = case.logits, case.target
+    rows = np.arange(len(y))
+    return {"value": lambda: float((logsumexp(x, axis=-1) - x[rows, y]).mean())}
+
+
+OTHERS = {"PyTorch": torch, "scikit-learn": scikit_learn, "JAX": jax, "SciPy": scipy}

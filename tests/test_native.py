@@ -1,0 +1,164 @@
+"""The C++ core against the generic form and against itself: every instruction set, thread count, dtype, layout and target."""
+
+import os
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+from mpmath import mp, mpf
+
+import crossentropy as xe
+from crossentropy.kernels import native
+
+pytestmark = pytest.mark.skipif(not native.instruction_sets(), reason="this build has no native core")
+
+DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
+# One vector, its end, several vectors, several blocks (2,048 elements), kept and recomputed powers, several parts (131,072).
+CLASSES = [1, 2, 10, 31, 32, 33, 64, 100, 2_049, 5_000, 70_000, 300_001]
+OPTIONS = [
+    {},
+    {"label_smoothing": 0.1},
+    {"z_loss": 0.01},
+    {"temperature": 1.7},
+    {"softcap": 3.0},
+    {"temperature": 0.7, "softcap": 9.0, "label_smoothing": 0.2, "z_loss": 0.01},
+]
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """Choose who computes: "generic" or an instruction set."""
+    return lambda name: monkeypatch.setenv("CROSSENTROPY_KERNEL", name)
+
+
+def problem(classes, dtype, kind="labels", rows=None):
+    random = np.random.default_rng(classes)
+    rows = rows or (70 if classes < 200 else 3)
+    logits = random.normal(0, 3, (rows, classes)).astype(dtype)
+    if kind == "labels":
+        return logits, random.integers(0, classes, rows)
+    if kind == "soft":
+        return logits, np.where(random.random(logits.shape) < 0.3, 0, random.random(logits.shape))
+    return logits, (random.integers(0, classes, (rows, 3)), random.random((rows, 3)))
+
+
+def both(logits, target, **options):
+    return xe.cross_entropy_value_and_grad(logits, target, reduction="none", **options)
+
+
+def same_bits(a, b):
+    return all(x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("kind", ["labels", "soft", "sparse"])
+def test_the_core_and_the_generic_form_agree(kernel, dtype, classes, kind):
+    logits, target = problem(classes, dtype, kind)
+    eps = float(ml_dtypes.finfo(logits.dtype).eps)
+    for options in OPTIONS:
+        kernel("generic")
+        value, gradient = both(logits, target, **options)
+        kernel(native.instruction_sets()[0])
+        found, slope = both(logits, target, **options)
+        np.testing.assert_allclose(found, value, rtol=16 * max(float(np.finfo(value.dtype).eps), 2.0**-52))
+        size = np.abs(gradient.astype(float)).max(axis=1, keepdims=True)
+        error = np.abs(slope.astype(float) - gradient.astype(float))
+        allowed = 40 * eps * np.maximum(np.abs(gradient.astype(float)), size) + float(ml_dtypes.finfo(logits.dtype).tiny)
+        assert (error <= allowed).all(), (options, (error / allowed).max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", CLASSES)
+def test_every_instruction_set_gives_the_same_bits(kernel, dtype, classes):
+    for kind in ("labels", "soft"):
+        logits, target = problem(classes, dtype, kind)
+        for options in OPTIONS:
+            results = []
+            for name in native.instruction_sets():
+                kernel(name)
+                results.append(both(logits, target, **options))
+            assert all(same_bits(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [1, 31, 2_048, 5_000])
+def test_the_sigmoid_loss_has_the_same_bits_on_every_instruction_set(kernel, dtype, count):
+    random = np.random.default_rng(count)
+    logits, target = (random.normal(0, 9, count)).astype(dtype), random.random(count).astype(np.float32)
+    results = []
+    for name in native.instruction_sets():
+        kernel(name)
+        for reduction in ("none", "mean"):
+            results.append(xe.binary_cross_entropy_value_and_grad(logits, target, reduction=reduction))
+    assert all(same_bits(result, results[i % 2]) for i, result in enumerate(results))
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(40_000, 10), (3_000, 300), (40, 40_000), (1, 600_000), (3, 400_000)])
+def test_any_number_of_threads_gives_the_same_bits(rows, classes):
+    logits, target = problem(classes, np.float32, rows=rows)
+    one = both(logits, target, num_threads=1), xe.cross_entropy(logits, target, num_threads=1)
+    for threads in (2, 3, 7):
+        assert same_bits(both(logits, target, num_threads=threads), one[0])
+        assert xe.cross_entropy(logits, target, num_threads=threads) == one[1]
+
+
+def test_the_environment_names_what_computes(kernel):
+    for name in ("generic", *native.instruction_sets()):
+        kernel(name)
+        assert native.kernel_name() == name
+    kernel("abacus")
+    with pytest.raises(ValueError, match="CROSSENTROPY_KERNEL='abacus': expected one of generic"):
+        xe.cross_entropy([[0.0, 1.0]], [0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exponentials_of_two_classes(dtype):
+    """exp and log1p of the core, through the loss of two classes: log(1 + e^-x), over the whole range."""
+    largest = 87 if dtype == np.float32 else 707
+    x = np.concatenate([np.linspace(0, largest, 3_001), np.geomspace(1e-6, 1, 200)]).astype(dtype)
+    loss = xe.cross_entropy(np.stack([x, np.zeros_like(x)], axis=1), np.zeros(len(x), int), reduction="none")
+    ulp = np.spacing(loss).astype(float)
+    with mp.workdps(400 if dtype == np.float64 else 80):
+        errors = [abs(float((mpf(float(v)) - mp.log1p(mp.exp(-mpf(float(a))))) / u)) for a, v, u in zip(x, loss, ulp)]
+    assert max(errors) <= 4
+
+
+def test_sums_beside_a_block_of_infinities():
+    """Blocks of -inf alone are the identity of the merger, with and without a profile."""
+    logits = np.full((2, 300_000), -np.inf, np.float32)
+    logits[:, -5:] = [[0, 1, 2, 3, 4]] * 2
+    mask = np.zeros(300_000, bool)
+    mask[-5:] = True
+    short = logits[:, -5:].copy()
+    np.testing.assert_allclose(xe.cross_entropy(logits, [299_999, 299_995]), xe.cross_entropy(short, [4, 0]), rtol=1e-6)
+    smooth = xe.cross_entropy(logits, [299_999, 299_995], class_mask=mask, label_smoothing=0.1)
+    np.testing.assert_allclose(smooth, xe.cross_entropy(short, [4, 0], label_smoothing=0.1), rtol=1e-6)
+    assert xe.cross_entropy(logits, [299_999, 299_995], label_smoothing=0.1) == np.inf
+
+
+@pytest.mark.parametrize("scale", [1e30, 3e38, -3e38])
+def test_the_largest_numbers(scale):
+    logits = np.array([[scale, -scale, -np.inf, scale]], np.float32)
+    top = max(scale, -scale)
+    value, gradient = xe.cross_entropy_value_and_grad(logits, [int(np.argmax(logits))])
+    ties = int((logits == np.float32(top)).sum())
+    np.testing.assert_allclose(value, np.log(ties), rtol=1e-6)
+    assert np.isfinite(gradient).all()
+    assert gradient[0, 2] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_threads_after_fork():
+    """A forked child computes with threads of its own: nothing of the core outlives a call."""
+    code = """
+import multiprocessing, numpy as np, crossentropy as xe
+def work(_): return float(xe.cross_entropy(np.ones((200_000, 10), np.float32), np.zeros(200_000, int), num_threads=2))
+if __name__ == "__main__":
+    before = work(0)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(work, range(4)) == [before] * 4
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
