@@ -72,12 +72,14 @@ class JAX(NumPy):
     flushed = float(np.finfo(np.float32).smallest_normal)
 
     def takes(self, item: pytest.Item) -> bool:
-        """Every shape costs seconds of compilation: the table of options, every eighth pair and defined result."""
+        """Every shape costs seconds of compilation: the table of options in float32, and samples of the rest."""
         if item.originalname == "test_each_option_with_each_other":
-            return zlib.crc32(item.name.encode()) % 8 == 0
+            return is_sampled(item, 16)
         if item.path.stem == "test_defined_results":
-            return zlib.crc32(item.name.encode()) % 8 == 0
-        return item.path.stem == "test_options"
+            return is_sampled(item, 8)
+        return item.path.stem == "test_options" and (
+            parameters_of(item).get("dtype") == np.float32 or is_sampled(item, 4)
+        )
 
     def working_eps(self, dtype: np.dtype) -> float:
         """The working precision is that of the result."""
@@ -116,13 +118,9 @@ class CompiledJAX(JAX):
     def takes(self, item: pytest.Item) -> bool:
         """A sample of the bounds in float32 and 16 bits, where XLA's own errors count."""
         if item.path.stem != "test_exactness" or item.originalname in self.not_compiled:
-            return (
-                item.originalname == "test_as_many_options_as_go_together" and zlib.crc32(item.name.encode()) % 16 == 0
-            )
+            return item.originalname == "test_as_many_options_as_go_together" and is_sampled(item, 16)
         is_ordinary = item.originalname == "test_ordinary_rows"
-        return parameters_of(item).get("dtype") != np.float64 and (
-            not is_ordinary or zlib.crc32(item.name.encode()) % 8 == 0
-        )
+        return parameters_of(item).get("dtype") != np.float64 and (not is_ordinary or is_sampled(item, 8))
 
     def apply(self, function: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
         import jax
@@ -137,6 +135,10 @@ class PyTorch(NumPy):
     """Tensors in, tensors out. An input that was written to has a version other than 0."""
 
     name = "torch"
+
+    def takes(self, item: pytest.Item) -> bool:
+        """The arithmetic is NumPy's: of the pairs of options every eighth, all else."""
+        return item.originalname != "test_each_option_with_each_other" or is_sampled(item, 8)
 
     def array(self, values: Any) -> Any:
         if isinstance(values, tuple):
@@ -183,6 +185,10 @@ class PyTorchAutograd(PyTorch):
 
     name = "torch-autograd"
 
+    def takes(self, item: pytest.Item) -> bool:
+        """Where derivatives differ from case to case: the tables of options and of defined results."""
+        return item.path.stem in ("test_options", "test_defined_results") and super().takes(item)
+
     def apply(self, function: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
         import torch
 
@@ -214,6 +220,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept = [item for item in items if "library" not in (given := parameters_of(item)) or given["library"].takes(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
+
+
+def is_sampled(item: pytest.Item, one_in: int) -> bool:
+    """Every so manieth test, the same ones in every run."""
+    return zlib.crc32(item.name.encode()) % one_in == 0
 
 
 def parameters_of(item: pytest.Item) -> dict[str, Any]:

@@ -66,7 +66,9 @@ def test_the_core_and_the_generic_form_agree(kernel, dtype, classes, kind):
         np.testing.assert_allclose(found, value, rtol=16 * max(float(np.finfo(value.dtype).eps), 2.0**-52))
         size = np.abs(gradient.astype(float)).max(axis=1, keepdims=True)
         error = np.abs(slope.astype(float) - gradient.astype(float))
-        allowed = 40 * eps * np.maximum(np.abs(gradient.astype(float)), size) + float(ml_dtypes.finfo(logits.dtype).tiny)
+        allowed = 40 * eps * np.maximum(np.abs(gradient.astype(float)), size) + float(
+            ml_dtypes.finfo(logits.dtype).tiny
+        )
         assert (error <= allowed).all(), (options, (error / allowed).max())
 
 
