@@ -108,8 +108,6 @@ class Layout:
 # NumPy builds a dtype's name anew at every question, which takes longer than a small loss.
 NAMED = ("float64", "float32", "float16", "int64", "int32", "uint8", "bool")
 NAME_OF_CHAR: dict[str, str] = {np.dtype(name).char: name for name in NAMED}
-    np.dtype(name).char: name for name in ("float64", "float32", "float16", "int64", "int32", "uint8", "bool")
-}
 
 
 def dtype_name(array: Any) -> str:
