@@ -118,9 +118,9 @@ def markdown(results: list[dict[str, Any]], command: str) -> str:
     lines = [
         "# Benchmark results",
         "",
-        f"Written by `{command}`. Medians of calls taken in turns; a ratio is the other library's time over ours for the",
-        "same threads (JAX: always all). PyTorch's tensors and JAX's arrays are made beforehand; its gradient is forward",
-        '+ backward. "of bandwidth": bytes of the logits per second over the machine\'s own read (value) or copy',
+        f"Written by `{command}`. Medians of calls taken in turns; a ratio is the other library's time over ours for",
+        "the same threads (JAX: always all). PyTorch's tensors and JAX's arrays are made beforehand; its gradient is",
+        'forward + backward. "of bandwidth": bytes of the logits per second over the machine\'s own read (value) or copy',
         "(gradient) with one thread, measured in the same seconds.",
         "",
         *(f"- {key}: {value}" for key, value in machine().items()),
