@@ -29,7 +29,7 @@ def number(result: Any) -> float:
 
 
 def agree(case: catalogue.Case, calls: dict[tuple[str, str], Any]) -> None:
-    """Everyone must compute the same loss; 16-bit logits apart, whose mean others keep in 16 bits (float16: inf)."""
+    """The same loss for everyone; not with 16-bit logits, whose mean others keep in 16 bits (float16: inf)."""
     expected = number(calls["ours", "value"]())
     tolerance = {"float64": 1e-6, "float32": 1e-4}.get(case.logits.dtype.name, 2e-2)
     for (who, what), call in calls.items():

@@ -39,7 +39,7 @@ def ours(case: Case, threads: int) -> dict[str, Call]:
 
 def torch(case: Case, threads: int) -> dict[str, Call]:
     """Tensors are made beforehand: what is timed is the loss alone."""
-    if not has("torch") or case.kind == "log_loss":
+    if not has("torch") or case.kind == "log_loss" or not set(case.options) <= {"class_weight", "label_smoothing"}:
         return {}
     import torch
     import torch.nn.functional as F

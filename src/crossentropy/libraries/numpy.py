@@ -178,7 +178,7 @@ class Rows:
 
     def summaries(self) -> Iterator[tuple[slice, RowStatistics, RowCoefficients]]:
         """Statistics of every row, with what entropy and prediction need: ignoring concerns the target alone."""
-        if self.core:
+        if self.core and self.options.inputs == "logits":
             yield slice(None), self.core.row_statistics(), self.coefficients
             return
         for block, part, coefficients in self.blocks():
