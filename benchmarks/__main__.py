@@ -29,10 +29,12 @@ def number(result: Any) -> float:
 
 
 def agree(case: catalogue.Case, calls: dict[tuple[str, str], Any]) -> None:
-    """Everyone must compute the same loss; 16-bit peers round it to their own precision."""
+    """Everyone must compute the same loss; 16-bit logits apart, whose mean others keep in 16 bits (float16: inf)."""
     expected = number(calls["ours", "value"]())
     tolerance = {"float64": 1e-6, "float32": 1e-4}.get(case.logits.dtype.name, 2e-2)
     for (who, what), call in calls.items():
+        if who != "ours" and case.logits.itemsize == 2:
+            continue
         found = number(call())
         if not abs(found - expected) <= tolerance * abs(expected):
             raise AssertionError(f"{case.suite} {case.name}: {who} {what} gives {found!r}, ours {expected!r}")
@@ -118,10 +120,11 @@ def markdown(results: list[dict[str, Any]], command: str) -> str:
     lines = [
         "# Benchmark results",
         "",
-        f"Written by `{command}`. Medians of calls taken in turns; a ratio is the other library's time over ours for",
-        "the same threads (JAX: always all). PyTorch's tensors and JAX's arrays are made beforehand; its gradient is",
-        'forward + backward. "of bandwidth": bytes of the logits per second over the machine\'s own read (value) or',
-        "copy (gradient) with one thread, measured in the same seconds.",
+        f"Written by `{command}`. Medians of calls taken in turns; a ratio is the other library's time over",
+        "ours for the same threads (JAX: always all). PyTorch's tensors and JAX's arrays are made beforehand; its",
+        'gradient is forward + backward. "of bandwidth": bytes of the logits per second over what the machine reads',
+        "(value) or copies (gradient) with one thread, measured in the same seconds. A high load average means that",
+        "others were at work: times and shares then say little, ratios a little more.",
         "",
         *(f"- {key}: {value}" for key, value in machine().items()),
         "",
@@ -135,7 +138,9 @@ def markdown(results: list[dict[str, Any]], command: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--suite", action="append", choices=catalogue.SUITES, help="only this suite (may be repeated)")
-    parser.add_argument("--quick", action="store_true", help="an eighth of the rows, a third of a second per case")
+    parser.add_argument(
+        "--quick", action="store_true", help="a thirty-second of the rows, a fifth of a second per case"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write every number there")
     parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md and the roofline figure")
     parser.add_argument("--threads", type=int, action="append", help="thread counts (default: 1 and all)")
@@ -143,9 +148,9 @@ def main() -> None:
     counts = given.threads or sorted({1, native.cores()})
     results = []
     print(" | ".join(HEAD))
-    for case in catalogue.cases(tuple(given.suite or catalogue.SUITES), 8 if given.quick else 1):
+    for case in catalogue.cases(tuple(given.suite or catalogue.SUITES), 32 if given.quick else 1):
         for threads in counts:
-            result = measure(case, threads, 0.3 if given.quick else 2.0)
+            result = measure(case, threads, 0.2 if given.quick else 2.0)
             results.append(result)
             for line in rows_of(result):
                 print(" | ".join(line), flush=True)

@@ -207,7 +207,7 @@ def describe_gradient(gradient: np.ndarray) -> str:
     if np.isfinite(gradient).all():
         return "finite" if gradient.any() else "0"
     words = []
-    for name, found in (("NaN", np.isnan(gradient)), ("inf", np.isinf(gradient))):
+    for name, found in (("NaN", np.isnan(gradient)), ("inf", np.isposinf(gradient)), ("-inf", np.isneginf(gradient))):
         rows = np.flatnonzero(found.reshape(len(gradient), -1).any(axis=1))
         if rows.size:
             words.append(name if len(gradient) == 1 else f"{name} in row {', '.join(map(str, rows))}")

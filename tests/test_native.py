@@ -1,4 +1,4 @@
-"""The C++ core against the generic form and against itself: every instruction set, thread count, dtype, layout and target."""
+"""The C++ core against the generic form and itself: every instruction set, thread count, dtype and target."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from crossentropy.kernels import native
 pytestmark = pytest.mark.skipif(not native.instruction_sets(), reason="this build has no native core")
 
 DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
-# One vector, its end, several vectors, several blocks (2,048 elements), kept and recomputed powers, several parts (131,072).
+# One vector, its end, several vectors, several blocks (2,048), kept and recomputed powers, several parts (131,072).
 CLASSES = [1, 2, 10, 31, 32, 33, 64, 100, 2_049, 5_000, 70_000, 300_001]
 OPTIONS = [
     {},
@@ -64,9 +64,10 @@ def test_the_core_and_the_generic_form_agree(kernel, dtype, classes, kind):
         kernel(native.instruction_sets()[0])
         found, slope = both(logits, target, **options)
         np.testing.assert_allclose(found, value, rtol=16 * max(float(np.finfo(value.dtype).eps), 2.0**-52))
-        size = np.abs(gradient.astype(float)).max(axis=1, keepdims=True)
         error = np.abs(slope.astype(float) - gradient.astype(float))
-        allowed = 40 * eps * np.maximum(np.abs(gradient.astype(float)), size) + float(ml_dtypes.finfo(logits.dtype).tiny)
+        # Both are within 8 + |z_j - max z| ulp of a p and q, whose sizes the target's mass bounds.
+        mass = 1 + target.sum(axis=1, keepdims=True) if kind == "soft" else 3.0 if kind == "sparse" else 1.0
+        allowed = 32 * eps * mass + float(ml_dtypes.finfo(logits.dtype).tiny)
         assert (error <= allowed).all(), (options, (error / allowed).max())
 
 
@@ -91,9 +92,9 @@ def test_the_sigmoid_loss_has_the_same_bits_on_every_instruction_set(kernel, dty
     results = []
     for name in native.instruction_sets():
         kernel(name)
-        for reduction in ("none", "mean"):
-            results.append(xe.binary_cross_entropy_value_and_grad(logits, target, reduction=reduction))
-    assert all(same_bits(result, results[i % 2]) for i, result in enumerate(results))
+        call = xe.binary_cross_entropy_value_and_grad
+        results.append((*call(logits, target, reduction="none"), *call(logits, target)))
+    assert all(same_bits(result, results[0]) for result in results)
 
 
 @pytest.mark.parametrize(("rows", "classes"), [(40_000, 10), (3_000, 300), (40, 40_000), (1, 600_000), (3, 400_000)])
@@ -122,7 +123,8 @@ def test_exponentials_of_two_classes(dtype):
     loss = xe.cross_entropy(np.stack([x, np.zeros_like(x)], axis=1), np.zeros(len(x), int), reduction="none")
     ulp = np.spacing(loss).astype(float)
     with mp.workdps(400 if dtype == np.float64 else 80):
-        errors = [abs(float((mpf(float(v)) - mp.log1p(mp.exp(-mpf(float(a))))) / u)) for a, v, u in zip(x, loss, ulp)]
+        exact = [mp.log1p(mp.exp(-mpf(float(a)))) for a in x]
+        errors = [abs(float((mpf(float(v)) - e) / u)) for v, e, u in zip(loss, exact, ulp, strict=True)]
     assert max(errors) <= 4
 
 

@@ -52,9 +52,10 @@ __all__ = [
     "sigmoid",
     "softmax",
     "softmax_jacobian",
+    "torch",
 ]
 
-LAZY = ("evaluation", "optax")  # loaded on first use, so that the core imports NumPy alone
+LAZY = ("evaluation", "optax", "torch")  # loaded on first use, so that the core imports NumPy alone
 
 
 def __getattr__(name: str) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import sys
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 # The first word of an array type's module -> the file in libraries/ that serves it. The user's array is what imports
 # its library.
@@ -104,14 +105,15 @@ class Layout:
         return f"[{', '.join(map(str, index))}]" if index else ""
 
 
+# NumPy builds a dtype's name anew at every question, which takes longer than a small loss.
+NAMED = ("float64", "float32", "float16", "int64", "int32", "uint8", "bool")
+NAME_OF_CHAR: dict[str, str] = {np.dtype(name).char: name for name in NAMED}
+
+
 def dtype_name(array: Any) -> str:
     dtype = array.dtype
-    return named(dtype) if hasattr(dtype, "name") else str(dtype).removeprefix("torch.")
-
-
-@functools.lru_cache(maxsize=256)  # NumPy builds the name anew at every call, which takes longer than a small loss
-def named(dtype: Any) -> str:
-    return str(dtype.name)
+    char: Any = getattr(dtype, "char", None)  # NumPy's alone
+    return NAME_OF_CHAR.get(char) or str(getattr(dtype, "name", dtype)).removeprefix("torch.")
 
 
 FLOATING = ("float64", "float32", "float16", "bfloat16")

@@ -11,7 +11,6 @@ tests/jax/test_optax.py):
 | a negative label, or NaN                         | computed with                  | ValueError; NaN when traced     |
 | 16-bit logits                                    | a 16-bit loss                  | a float32 loss of the 16 bits   |
 | `where` leaves out the labelled class            | log-sum of the others - logit  | +inf: it cannot occur           |
-| `where` leaves out every class of a row           | loss 0, gradient NaN           | loss 0, gradient 0              |
 | focal loss: derivative to a label that is 0 or 1 | without the focal weight's     | the derivative                  |
 | prediction 0 (log -inf) where the target is 0    | `kl_divergence` NaN            | 0                               |
 """

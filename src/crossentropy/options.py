@@ -107,7 +107,7 @@ class Options:
         defaults = type(self).defaults()
         for name, value in given.items():
             default, check = defaults[name]
-            if value is not default:
+            if value is not default and not (type(value) is type(default) and value == default):
                 self.__dict__[name] = check(name, value)
         if self.__dict__:
             self.check_together()

@@ -17,7 +17,7 @@ NATS_PER_UNIT = {"nats": 1.0, "bits": math.log(2.0)}
 
 def finite(total: Any) -> Any:
     """ValueError where finite weights add up to more than a float holds: each share of the mean would be a silent 0."""
-    if isinstance(total, float) and math.isinf(total):
+    if isinstance(total, float) and total == math.inf:
         raise ValueError(
             "the weights of the rows that count add up to infinity; divide row_weight or class_weight by a number"
         )

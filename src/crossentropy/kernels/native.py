@@ -62,9 +62,12 @@ class Core:
 
     def losses(self, losses: np.ndarray, upstream: Any = None, gradient: np.ndarray | None = None) -> None:
         """Fill ``losses`` (rows,) and, where one is given, ``gradient``: upstream x derivative, like the logits."""
-        target = None if gradient is None else cube(gradient, self.layout)
+        if gradient is None:
+            self.compute({"loss": losses}, self.coefficients)
+            return
+        target = cube(gradient, self.layout)
         self.compute({"loss": losses}, self.coefficients, upstream, target)
-        if gradient is not None and target is not None and not np.may_share_memory(target, gradient):
+        if not np.may_share_memory(target, gradient):
             gradient[...] = target.reshape(gradient.shape)
 
     def row_statistics(self) -> RowStatistics:
@@ -100,7 +103,7 @@ class Core:
             c.inputs == "probs",
             c.temperature,
             c.softcap or 0.0,
-            float64(c.class_bias),
+            None if c.class_bias is None or not c.class_bias.any() else float64(c.class_bias),  # zeros are no transform
             rows_cube(c.class_mask, self.layout),
             None if c.indices is None else np.require(c.indices, requirements="A"),
             None,
@@ -133,7 +136,7 @@ def binary_losses(
     each: bool,
     num_threads: int | None,
 ) -> np.ndarray | None:
-    """The sigmoid losses, one by one or (not ``each``) as sums of blocks; the gradient where an array for it is given.
+    """The sigmoid losses, one by one or (not ``each``) as sums of blocks; their gradient goes to ``gradient``.
 
     None, with nothing written, for what ``generic`` has to compute: other inputs than logits, focal loss, element
     weights.
@@ -165,7 +168,7 @@ def binary_losses(
         num_threads or cores(),
         instruction_set,
     )
-    if gradient is not None and slope is not None and not np.may_share_memory(slope, gradient):
+    if gradient is not None and not np.may_share_memory(slope, gradient):
         gradient[...] = slope.reshape(gradient.shape)
     return losses
 
@@ -186,7 +189,7 @@ def bits(array: Any) -> Any:
 
 
 def cube(array: np.ndarray, layout: Layout) -> np.ndarray:
-    """An array of the logits' shape as (outer, classes, inner): a view where memory allows one, or a copy."""
+    """An array of the logits' shape as (outer, classes, inner): a view, or a copy where no view is possible."""
     if not array.flags.aligned:
         array = array.copy()
     if array.ndim == 2:

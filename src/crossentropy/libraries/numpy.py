@@ -14,6 +14,7 @@ import numpy as np
 from crossentropy import reduction
 from crossentropy.arrays import (
     FLOATING,
+    NAME_OF_CHAR,
     REDUCED,
     Layout,
     check_unit_interval,
@@ -45,6 +46,8 @@ def values_known(array: Any) -> bool:
 
 def as_array(name: str, value: Any) -> np.ndarray:
     """A NumPy array of native byte order, or TypeError."""
+    if type(value) is np.ndarray and dtype_name(value) in NAME_OF_CHAR.values() and value.dtype.isnative:
+        return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name} is a masked array, whose mask would be lost; use row_weight, class_mask or ignore_index instead"

@@ -129,7 +129,7 @@ def result_dtype(array: Any) -> torch.dtype:
 
 def differentiable(value: Any) -> bool:
     """May someone ask for a derivative to this tensor?"""
-    if not isinstance(value, torch.Tensor):
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         return False
     if value.requires_grad and torch.is_grad_enabled():
         return True
@@ -412,6 +412,10 @@ def map_rows(
                 f"{first} and {name} must have one shape, got {layout.shape} and {tuple(arrays[name].shape)}"
             )
     xp = Namespace(arrays[first].device)
+    if not keeps_classes and any(map(differentiable, arrays.values())):
+        raise NotImplementedError(
+            f"no derivative with respect to {' and '.join(arrays)}: use cross_entropy, which has it, or .detach()"
+        )
     if probabilities:
         for name, array in arrays.items():
             check_unit_interval(xp, name, array)

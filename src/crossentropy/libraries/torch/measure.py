@@ -43,9 +43,9 @@ def measured_row_losses(x: Any, c: RowCoefficients, upstream: Any) -> Any:
         losses = losses + c.z_loss * torch.logsumexp(x, -1) ** 2
     if c.indices is not None:
         found = ((c.indices >= 0) & (c.indices < x.shape[-1])).all(-1)
-        losses = torch.where(found, losses, torch.nan)
+        losses = losses * torch.where(found, 1.0, torch.nan)  # a factor: the gradient is NaN too
     if c.inputs == "logits":
-        losses = torch.where(torch.isfinite(torch.amax(x, -1)), losses, torch.nan)
+        losses = losses * torch.where(torch.isfinite(torch.amax(x, -1)), 1.0, torch.nan)
     if c.valid is not None:
         losses = torch.where(c.valid, losses, 0.0)
     return upstream * torch.where(upstream == 0, 0.0, losses)

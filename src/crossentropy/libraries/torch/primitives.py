@@ -232,7 +232,7 @@ def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def primal(value: Any) -> Any:
     """Without the tangent of the innermost level of forward mode."""
     forward_ad = torch.autograd.forward_ad
-    if not isinstance(value, torch.Tensor) or forward_ad._current_level < 0:
+    if not isinstance(value, torch.Tensor) or forward_ad._current_level < 0 or is_sliced(value):
         return value
     return forward_ad.unpack_dual(value).primal
 
@@ -265,6 +265,11 @@ def to_shape(rows: Any, upstream: Any) -> Any:
     return rows if upstream.ndim else rows.sum()
 
 
+def is_last_use() -> bool:
+    """Is what was saved freed after this backward? Else the caller, who may add to his gradient, gets a copy."""
+    return not torch.is_grad_enabled() and not torch._C._autograd._get_current_graph_task_keep_graph()
+
+
 def is_one(factor: Any) -> bool:
     """Is the upstream gradient 1, as far as that can be read without waiting?"""
     return factor.ndim == 0 and values_known(factor) and factor.item() == 1.0
@@ -295,8 +300,7 @@ def derivatives(calls: Calls) -> dict[str, dict[str, Callable[..., Any]]]:
         grads = nothing(ctx.others)
         if ctx.needs_input_grad[0]:
             if a is not None:
-                same = not torch.is_grad_enabled() and is_one(a)
-                grads[0] = gradient if same else calls.scaled(a, gradient)
+                grads[0] = gradient if is_last_use() and is_one(a) else calls.scaled(a, gradient)
             if v is not None:
                 second = calls.hessian_vector(x, upstream, v, *rest)
                 grads[0] = second if grads[0] is None else grads[0] + second

@@ -1,0 +1,386 @@
+"""torch.nn's losses with torch.nn's arguments, computed by this package: change the import, nothing else.
+
+Argument names, defaults, the class axis (1, or 0 without a batch) and what a mean divides by are PyTorch's; every
+option of ``crossentropy.cross_entropy`` is accepted by keyword, when the module is made or when it is called. Results
+differ where PyTorch gives NaN, clamps a logarithm, rounds a 16-bit loss or takes bad input in silence: the table is in
+docs/torch.md.
+
+>>> import torch
+>>> from crossentropy.torch import CrossEntropyLoss
+>>> criterion = CrossEntropyLoss(label_smoothing=0.1, z_loss=1e-4)
+>>> logits = torch.tensor([[2.0, 1.0, 0.1]], requires_grad=True)
+>>> criterion(logits, torch.tensor([0])).backward()
+>>> logits.grad
+tensor([[-0.2740,  0.2091,  0.0653]])
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import crossentropy
+from crossentropy.options import BinaryOptions, LossOptions, make_options
+
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "NLLLoss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "nll_loss",
+]
+
+
+def reduction_name(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    """What the two arguments say that PyTorch deprecated."""
+    if size_average is None and reduce is None:
+        return reduction
+    if reduce is False:
+        return "none"
+    return "sum" if size_average is False else "mean"
+
+
+def cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    **options: Any,
+) -> Any:
+    """``torch.nn.functional.cross_entropy``: the softmax loss of logits (N, C, ...) or (C,).
+
+    Parameters
+    ----------
+    input : tensor (N, C, d1, ...) or (C,), floating
+        Logits.
+    target : tensor
+        Labels (N, d1, ...) or (), any integer dtype; or probabilities of the shape of input; or (indices, values).
+    weight : tensor (C,), optional
+        Class weights. The mean over labels divides by the sum of the labels' weights, that over probabilities by the
+        number of rows, as PyTorch's do; ``normalizer`` changes both.
+    size_average, reduce
+        Deprecated by PyTorch; they mean what they mean there.
+    ignore_index, reduction, label_smoothing, **options
+        As in ``crossentropy.cross_entropy``.
+
+    Returns
+    -------
+    tensor
+        float32 for 16-bit input, else the dtype of input.
+
+    Raises
+    ------
+    IndexError, ValueError, TypeError
+        As in ``crossentropy.cross_entropy``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from crossentropy.torch import cross_entropy
+    >>> cross_entropy(torch.tensor([[20.0, 0.0, 0.0]]), torch.tensor([0]))
+    tensor(4.1223e-09)
+    """
+    options.setdefault("axis", 1 if input.ndim > 1 else 0)
+    is_dense = isinstance(target, torch.Tensor) and target.shape == input.shape
+    if is_dense:
+        options.setdefault("normalizer", "rows")
+        if label_smoothing and "class_mask" not in options:
+            # PyTorch spreads label_smoothing over the classes, whatever the row's target sums to.
+            check = make_options(LossOptions, {"label_smoothing": label_smoothing})
+            target = target * (1.0 - check.label_smoothing) + check.label_smoothing / input.shape[options["axis"]]
+            label_smoothing = 0.0
+    return crossentropy.cross_entropy(
+        input,
+        target,
+        class_weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction_name(size_average, reduce, reduction),
+        label_smoothing=label_smoothing,
+        **options,
+    )
+
+
+def nll_loss(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    **options: Any,
+) -> Any:
+    """``torch.nn.functional.nll_loss``: as ``cross_entropy``, for log-probabilities.
+
+    Raises
+    ------
+    ValueError
+        A log-probability above 0 on a target.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from crossentropy.torch import nll_loss
+    >>> nll_loss(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([1]))
+    tensor(0.6931)
+    """
+    return cross_entropy(
+        input, target, weight, size_average, ignore_index, reduce, reduction, inputs="log_probs", **options
+    )
+
+
+def binary_cross_entropy_with_logits(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Any = None,
+    **options: Any,
+) -> Any:
+    """``torch.nn.functional.binary_cross_entropy_with_logits``: the sigmoid loss of every element.
+
+    Parameters
+    ----------
+    input : tensor, floating
+        Logits.
+    target : tensor of the shape of input, in [0, 1]
+    weight, pos_weight : tensor that broadcasts to input, >= 0, optional
+        Factor of the element's loss; factor of its positive term. The mean divides by the number of elements.
+    size_average, reduce
+        Deprecated by PyTorch; they mean what they mean there.
+    reduction, **options
+        As in ``crossentropy.binary_cross_entropy``; no target is ignored unless ``ignore_index`` is given.
+
+    Returns
+    -------
+    tensor
+        float32 for 16-bit input, else the dtype of input.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in ``crossentropy.binary_cross_entropy``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from crossentropy.torch import binary_cross_entropy_with_logits
+    >>> binary_cross_entropy_with_logits(torch.tensor([0.0, 40.0]), torch.tensor([1.0, 1.0]), reduction="none")
+    tensor([6.9315e-01, 4.2484e-18])
+    """
+    options.setdefault("ignore_index", None)
+    if options["ignore_index"] is None:
+        options.setdefault("normalizer", float(input.numel()))
+    return crossentropy.binary_cross_entropy(
+        input,
+        target,
+        row_weight=weight,
+        pos_weight=pos_weight,
+        reduction=reduction_name(size_average, reduce, reduction),
+        **options,
+    )
+
+
+def binary_cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    **options: Any,
+) -> Any:
+    """``torch.nn.functional.binary_cross_entropy``: as the one with logits, for probabilities, and without a clamp.
+
+    Raises
+    ------
+    ValueError
+        A probability outside [0, 1].
+
+    Examples
+    --------
+    >>> import torch
+    >>> from crossentropy.torch import binary_cross_entropy
+    >>> binary_cross_entropy(torch.tensor([0.5, 0.0]), torch.tensor([1.0, 1.0]), reduction="none")
+    tensor([0.6931,    inf])
+    """
+    return binary_cross_entropy_with_logits(
+        input, target, weight, size_average, reduce, reduction, inputs="probs", **options
+    )
+
+
+class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+    """``torch.nn.CrossEntropyLoss``; see ``cross_entropy`` for what it computes.
+
+    Parameters
+    ----------
+    weight, size_average, ignore_index, reduce, reduction, label_smoothing
+        torch.nn's, with its defaults.
+    **options
+        Of ``crossentropy.cross_entropy``; a call may give them too (``criterion(logits, target, normalizer=count)``).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from crossentropy.torch import CrossEntropyLoss
+    >>> CrossEntropyLoss()(torch.zeros(2, 4), torch.tensor([-100, -100]))
+    tensor(0.)
+    """
+
+    def __init__(
+        self,
+        weight: Any = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        **options: Any,
+    ) -> None:
+        reduction = reduction_name(size_average, reduce, reduction)
+        super().__init__(weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
+        # Wrong options speak up here, and not after the first batch.
+        make_options(LossOptions, options | {"label_smoothing": label_smoothing, "reduction": reduction})
+        self.options = options
+
+    def forward(self, input: Any, target: Any, **options: Any) -> Any:
+        return cross_entropy(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            **self.options | options,
+        )
+
+
+class NLLLoss(torch.nn.NLLLoss):
+    """``torch.nn.NLLLoss``; see ``nll_loss`` for what it computes.
+
+    Parameters
+    ----------
+    weight, size_average, ignore_index, reduce, reduction
+        torch.nn's, with its defaults.
+    **options
+        Of ``crossentropy.cross_entropy``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from crossentropy.torch import NLLLoss
+    >>> NLLLoss()(torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0]))
+    tensor(1.3863)
+    """
+
+    def __init__(
+        self,
+        weight: Any = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        **options: Any,
+    ) -> None:
+        reduction = reduction_name(size_average, reduce, reduction)
+        super().__init__(weight, ignore_index=ignore_index, reduction=reduction)
+        make_options(LossOptions, options | {"inputs": "log_probs", "reduction": reduction})
+        self.options = options
+
+    def forward(self, input: Any, target: Any, **options: Any) -> Any:
+        return nll_loss(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            **self.options | options,
+        )
+
+
+class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
+    """``torch.nn.BCEWithLogitsLoss``; see ``binary_cross_entropy_with_logits`` for what it computes.
+
+    Parameters
+    ----------
+    weight, size_average, reduce, reduction, pos_weight
+        torch.nn's, with its defaults.
+    **options
+        Of ``crossentropy.binary_cross_entropy``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from crossentropy.torch import BCEWithLogitsLoss
+    >>> BCEWithLogitsLoss(focal_gamma=2.0)(torch.tensor([0.0]), torch.tensor([1.0]))
+    tensor(0.1733)
+    """
+
+    def __init__(
+        self,
+        weight: Any = None,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        pos_weight: Any = None,
+        **options: Any,
+    ) -> None:
+        reduction = reduction_name(size_average, reduce, reduction)
+        super().__init__(weight, reduction=reduction, pos_weight=pos_weight)
+        make_options(BinaryOptions, options | {"reduction": reduction})
+        self.options = options
+
+    def forward(self, input: Any, target: Any, **options: Any) -> Any:
+        return binary_cross_entropy_with_logits(
+            input,
+            target,
+            self.weight,
+            reduction=self.reduction,
+            pos_weight=self.pos_weight,
+            **self.options | options,
+        )
+
+
+class BCELoss(torch.nn.BCELoss):
+    """``torch.nn.BCELoss``; see ``binary_cross_entropy`` for what it computes.
+
+    Parameters
+    ----------
+    weight, size_average, reduce, reduction
+        torch.nn's, with its defaults.
+    **options
+        Of ``crossentropy.binary_cross_entropy``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from crossentropy.torch import BCELoss
+    >>> BCELoss()(torch.tensor([0.5, 0.25]), torch.tensor([1.0, 0.0]))
+    tensor(0.4904)
+    """
+
+    def __init__(
+        self,
+        weight: Any = None,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        **options: Any,
+    ) -> None:
+        reduction = reduction_name(size_average, reduce, reduction)
+        super().__init__(weight, reduction=reduction)
+        make_options(BinaryOptions, options | {"inputs": "probs", "reduction": reduction})
+        self.options = options
+
+    def forward(self, input: Any, target: Any, **options: Any) -> Any:
+        return binary_cross_entropy(input, target, self.weight, reduction=self.reduction, **self.options | options)

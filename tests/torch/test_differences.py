@@ -1,0 +1,109 @@
+"""The cases where torch.nn is wrong or silent, and what is given here: the table of docs/torch.md, row by row."""
+
+import re
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import crossentropy as xe  # noqa: E402
+from crossentropy.torch import BCELoss, CrossEntropyLoss  # noqa: E402
+
+F = torch.nn.functional
+INF = float("inf")
+
+
+def slope(loss, logits):
+    return torch.autograd.grad(loss, logits)[0]
+
+
+def test_a_batch_that_is_all_ignored():
+    logits, labels = torch.randn(3, 4, requires_grad=True), torch.full((3,), -100)
+    assert torch.isnan(F.cross_entropy(logits, labels))
+    loss = CrossEntropyLoss()(logits, labels)
+    assert loss == 0
+    assert torch.equal(slope(loss, logits), torch.zeros(3, 4))
+
+
+def test_nan_in_an_ignored_row_does_not_reach_its_gradient():
+    logits = torch.tensor([[0.0, 1.0], [float("nan"), 0.0]], requires_grad=True)
+    labels = torch.tensor([0, -100])
+    assert torch.isnan(slope(F.cross_entropy(logits, labels), logits)[1]).any()
+    gradient = slope(CrossEntropyLoss()(logits, labels), logits)
+    assert torch.equal(gradient[1], torch.zeros(2))
+    assert torch.equal(gradient[:1], slope(CrossEntropyLoss()(logits[:1], labels[:1]), logits)[:1])
+
+
+def test_a_class_that_cannot_occur_and_has_no_target():
+    logits = torch.tensor([[1.0, -INF, 0.0]], requires_grad=True)
+    target = torch.tensor([[0.5, 0.0, 0.5]])
+    assert torch.isnan(F.cross_entropy(logits, target))
+    loss = CrossEntropyLoss()(logits, target)
+    assert loss.item() == pytest.approx(0.8132617, rel=1e-6)
+    assert torch.isfinite(slope(loss, logits)).all()
+
+
+def test_a_small_loss_keeps_its_digits():
+    logits, labels = torch.tensor([[20.0, 0.0, 0.0]]), torch.tensor([0])
+    assert F.cross_entropy(logits, labels) == 0
+    assert CrossEntropyLoss()(logits, labels).item() == pytest.approx(4.1223072e-09, rel=1e-7)
+
+
+def test_a_mean_of_16_bit_logits_is_not_rounded_to_16_bits():
+    logits = torch.linspace(-8, 8, 64).reshape(8, 8).to(torch.bfloat16)
+    labels = torch.arange(8)
+    exact = F.cross_entropy(logits.double(), labels)
+    assert abs(F.cross_entropy(logits, labels).double() - exact) > 1e-3
+    loss = CrossEntropyLoss()(logits, labels)
+    assert loss.dtype == torch.float32
+    assert abs(loss.double() - exact) < 1e-6
+
+
+def test_the_gradient_of_16_bit_logits_has_their_dtype():
+    for dtype in (torch.bfloat16, torch.float16):
+        logits = torch.randn(3, 4).to(dtype).requires_grad_()
+        assert slope(CrossEntropyLoss()(logits, torch.tensor([0, 1, 2])), logits).dtype == dtype
+
+
+def test_the_weighted_mean_of_a_label_and_of_its_one_hot_agree():
+    logits, labels, weight = torch.randn(4, 3), torch.tensor([0, 2, 1, 2]), torch.tensor([1.0, 2.0, 5.0])
+    hot = F.one_hot(labels, 3).float()
+    assert not torch.isclose(F.cross_entropy(logits, labels, weight), F.cross_entropy(logits, hot, weight))
+    ours = [xe.cross_entropy(logits, target, class_weight=weight) for target in (labels, hot)]
+    torch.testing.assert_close(*ours)
+
+
+def test_negative_smoothing_is_refused():
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 2, 1, 2])
+    assert F.cross_entropy(logits, labels, label_smoothing=-0.1) == F.cross_entropy(logits, labels)
+    with pytest.raises(ValueError, match=re.escape("label_smoothing must be a number in [0, 1), got -0.1")):
+        CrossEntropyLoss(label_smoothing=-0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int8, torch.uint8])
+def test_every_integer_dtype_is_a_label(dtype):
+    logits, labels = torch.randn(3, 4), torch.tensor([0, 3, 1])
+    assert torch.equal(CrossEntropyLoss()(logits, labels.to(dtype)), CrossEntropyLoss()(logits, labels))
+
+
+def test_8_bit_labels_of_many_classes():
+    """torch compares 8-bit integers in 8 bits: -100 is 156 there, and 300 classes are 44."""
+    logits, labels = torch.randn(2, 300), torch.tensor([156, 200], dtype=torch.uint8)
+    assert torch.equal(CrossEntropyLoss()(logits, labels), CrossEntropyLoss()(logits, labels.long()))
+
+
+def test_a_probability_of_zero_costs_infinity():
+    p, target = torch.tensor([0.0]), torch.tensor([1.0])
+    assert torch.nn.BCELoss()(p, target) == 100
+    assert BCELoss()(p, target) == INF
+
+
+def test_bad_targets_are_refused():
+    logits = torch.randn(2, 3)
+    with pytest.raises(ValueError, match=re.escape("target[0, 1] = -1.0")):
+        CrossEntropyLoss()(logits, torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 1.0]]))
+    with pytest.raises(IndexError, match=re.escape("target[1] = 3 is outside [0, 3); are the classes counted from 1?")):
+        CrossEntropyLoss()(logits, torch.tensor([0, 3]))
+    assert torch.nn.BCEWithLogitsLoss()(torch.zeros(1), torch.tensor([7.0])) < 1
+    with pytest.raises(ValueError, match=re.escape("target[0] = 7.0 is outside [0, 1]")):
+        xe.torch.BCEWithLogitsLoss()(torch.zeros(1), torch.tensor([7.0]))
