@@ -28,9 +28,8 @@ struct alignas(64) Statistics {
 struct alignas(64) Group {
     Statistics statistics;
     Numbers loss;
-    // What the gradient needs of each row: the upstream factor, times a / (n + S), times g, times d; s; g; and the entry at a certain
-    // class without s - q.
-    Numbers upstream, power_factor, profile_factor, dense_factor, mass, smoothing, residue;
+    // What the gradient needs of each row: the upstream factor, a / (n + S), s, g, and the entry at a certain class without s - q.
+    Numbers upstream, power_factor, mass, smoothing, residue;
     bool skipped[max_rows];
     bool skips_some;
     // Then K indices, weights b_k, logits r_k (z_k until `finish`) and slopes per row.
@@ -236,9 +235,7 @@ struct RowGroup {
             Chunk spread = p.z_loss == 0 ? zero : lse * (2 * p.z_loss);
             Chunk a = p.has_softmax ? mass + spread : zero;
             upstream.store(group.upstream + r);
-            (upstream * a / total).store(group.power_factor + r);
-            (upstream * g).store(group.profile_factor + r);
-            (upstream * p.dense_scale).store(group.dense_factor + r);
+            select(defined, a / total, undefined).store(group.power_factor + r);
             mass.store(group.mass + r);
             g.store(group.smoothing + r);
             // Where p > 1/2: a p - q = 2 zeta lse p + (s - q) - s S / (n + S); this is all but s - q.

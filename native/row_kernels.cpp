@@ -461,29 +461,25 @@ template <class T, bool Along> struct Kernel : RowGroup {
         if (!straight) write(b, row, to);
     }
 
-    // f1 f2 = f, both normal numbers of T where f is too small for one: powers are up to 2^headroom.
-    static void split(double f, T& f1, T& f2) {
-        constexpr double small = sizeof(T) == 4 ? 0x1p-80 : 0x1p-800, step = sizeof(T) == 4 ? 0x1p80 : 0x1p700;
-        bool is_small = std::fabs(f) < small && f != 0;
-        f1 = T(is_small ? f * step : f);
-        f2 = T(is_small ? 1 / step : 1);
+    // a / (n + S) 2^-headroom for a block's powers, which count from the block's own maximum.
+    double power_factor(std::int64_t index, int r) const {
+        double top = w.top[index * max_rows + r], m = group.statistics.maximum[r], factor = group.power_factor[r] * unscale;
+        if (!p.has_softmax || shape.blocks == 1 || top == m) return factor;
+        return factor * exp_nonpositive(Lanes<double, 2>(top - m)).part[0][0];
     }
 
     using Factors = GradientFactors<T>;
-    Factors row_factors(std::int64_t index, int row) {
-        const double *top = w.top + index * max_rows, *m = group.statistics.maximum;
-        alignas(64) T first[max_rows], second[max_rows], profile[max_rows], dense[max_rows];
+    Factors row_factors(std::int64_t index, int row) const {
+        alignas(64) T power[max_rows], profile[max_rows], dense[max_rows], upstream[max_rows];
         for (int r = Along ? row : 0; r < (Along ? row + 1 : lanes); ++r) {
             bool counts = r < rows && !group.skipped[r];
-            double f = counts ? group.power_factor[r] * unscale : 0;
-            // The block's own maximum is below the row's where the row has several blocks.
-            if (counts && p.has_softmax && shape.blocks > 1 && top[r] != m[r]) f *= exp_nonpositive(Lanes<double, 2>(top[r] - m[r])).part[0][0];
-            split(f, first[r], second[r]);
-            profile[r] = T(counts ? group.profile_factor[r] : 0);
-            dense[r] = T(counts ? group.dense_factor[r] : 0);
+            power[r] = T(counts ? power_factor(index, r) : 0);
+            profile[r] = T(counts ? group.smoothing[r] : 0);
+            dense[r] = T(p.dense_scale);
+            upstream[r] = T(counts ? group.upstream[r] : 0);
         }
-        if constexpr (Along) return {first[row], second[row], profile[row], dense[row]};
-        else return {Vector::load(first), Vector::load(second), Vector::load(profile), Vector::load(dense)};
+        if constexpr (Along) return {power[row], profile[row], dense[row], upstream[row]};
+        else return {Vector::load(power), Vector::load(profile), Vector::load(dense), Vector::load(upstream)};
     }
 
     // The entries that are not a p - g u - d w t: at the labels, and where p > 1/2 may cancel.
@@ -496,27 +492,33 @@ template <class T, bool Along> struct Kernel : RowGroup {
             if (group.skipped[r]) continue;
             bool is_certain = s.ties[r] == 1 && s.others[r] < 1 && p.has_softmax;
             std::int64_t top = is_certain && finds_top() ? s.prediction[r] - b.first_class : -1;
+            double factor = p.entries ? power_factor(b.index, r) : 0;
             for (std::int64_t i = r * p.entries; i < (r + 1) * p.entries; ++i) {
                 std::int64_t j = indices[i] - b.first_class;
-                if (std::uint64_t(j) >= std::uint64_t(b.classes)) continue;
+                if (std::uint64_t(j) >= std::uint64_t(b.classes) || weights[i] == 0) continue;
                 std::int64_t at = Along ? j : j * lanes + r;
                 if (is_certain && logits[i] == 0) top = j;
                 double slope = reads_labels_only() ? slopes[i] : b.slope ? double(b.slope[at]) : 1;
-                if (weights[i] != 0) to[at] = T(to[at] - group.upstream[r] * slope * weights[i]);
+                double value = (p.has_softmax ? factor * double(b.powers[at]) : 0) - measure(b, r, j);
+                to[at] = T(group.upstream[r] * (slope * value));
             }
-            if (std::uint64_t(top) < std::uint64_t(b.classes)) correct_top(b, r, top, to);
+            if (std::uint64_t(top) >= std::uint64_t(b.classes)) continue;
+            // Where q is a good part of s; elsewhere a p - q has nothing to cancel.
+            double q = measure(b, r, top);
+            std::int64_t at = Along ? top : top * lanes + r;
+            if (q > 0.25 * group.mass[r])
+                to[at] = T(group.upstream[r] * ((b.slope ? double(b.slope[at]) : 1) * (group.residue[r] + (group.mass[r] - q))));
         }
     }
-    void correct_top(const Block& b, int r, std::int64_t top, T* to) {
-        std::int64_t at = Along ? top : top * lanes + r;
+    // q_j of one class of a block.
+    double measure(const Block& b, int r, std::int64_t j) const {
+        std::int64_t at = Along ? j : j * lanes + r;
         double q = 0;
         for (std::int64_t i = r * p.entries; i < (r + 1) * p.entries; ++i)
-            if (group.indices(p.entries)[i] == top + b.first_class) q += group.weights(p.entries)[i];
-        if (has_profile()) q += group.smoothing[r] * double(b.profile.tile ? b.profile.tile[at] : b.profile.by_class[top]);
+            if (group.indices(p.entries)[i] == j + b.first_class) q += group.weights(p.entries)[i];
+        if (has_profile()) q += group.smoothing[r] * double(b.profile.tile ? b.profile.tile[at] : b.profile.by_class[j]);
         if (b.dense) q += p.dense_scale * double(b.dense[at]);
-        // Where q is a good part of s; elsewhere a p - q has nothing to cancel.
-        if (q > 0.25 * group.mass[r])
-            to[at] = T(group.upstream[r] * (b.slope ? double(b.slope[at]) : 1) * (group.residue[r] + (group.mass[r] - q)));
+        return q;
     }
 };
 

@@ -142,19 +142,19 @@ template <class T, bool Along> INLINE auto tile_mass(std::int64_t vectors, const
     }
 }
 
-// What is the same for a row's entries: f1 f2 = upstream a / (n + S) 2^-headroom, upstream g, upstream d.
-template <class T> struct GradientFactors { Wide<T> f1, f2, profile, dense; };
+// What is the same for a row's entries: a / (n + S) 2^-headroom, g, d, and the upstream factor.
+template <class T> struct GradientFactors { Wide<T> power, profile, dense, upstream; };
 
-// Vectors [first, end) of upstream slope (a p - g u - d w t).
+// Vectors [first, end) of upstream slope (a p - g u - d w t). The upstream factor comes last: it would round a p and q apart.
 template <class T, bool Along>
 INLINE void tile_gradient(std::int64_t first, std::int64_t end, const T* powers, const GradientFactors<T>& f, const Weights<T, Along>& u,
                           const T* dense, const T* slope, T* to) {
     for (std::int64_t i = first; i < end; ++i) {
-        Wide<T> g = Wide<T>::load(powers + i * width<T>) * f.f1 * f.f2;
+        Wide<T> g = Wide<T>::load(powers + i * width<T>) * f.power;
         if (u) g = g - f.profile * u[i];
         if (dense) g = g - f.dense * Wide<T>::load(dense + i * width<T>);
         if (slope) g = select(g == T(0), g, g * Wide<T>::load(slope + i * width<T>));  // 0 wins over an infinite slope
-        g.store(to + i * width<T>);
+        (g * f.upstream).store(to + i * width<T>);
     }
 }
 
