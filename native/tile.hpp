@@ -154,7 +154,8 @@ INLINE void tile_gradient(std::int64_t first, std::int64_t end, const T* powers,
         if (u) g = g - f.profile * u[i];
         if (dense) g = g - f.dense * Wide<T>::load(dense + i * width<T>);
         if (slope) g = select(g == T(0), g, g * Wide<T>::load(slope + i * width<T>));  // 0 wins over an infinite slope
-        (g * f.upstream).store(to + i * width<T>);
+        // 0 wins over NaN as well: an ignored row has factor 0, and powers of whatever its lanes held.
+        select(f.upstream == T(0), f.upstream, g * f.upstream).store(to + i * width<T>);
     }
 }
 
