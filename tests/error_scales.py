@@ -190,7 +190,8 @@ class SigmoidScales:
 
     @property
     def loss(self) -> mpf:
-        return self.row.value
+        """Focal: l (1 - e^-l)^gamma magnifies a relative error of l by l f'(l) / f(l) <= 1 + gamma."""
+        return self.row.value * (1 + self.row.focal_gamma)
 
     @cached_property
     def gradient(self) -> Row:
