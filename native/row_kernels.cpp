@@ -489,7 +489,7 @@ template <class T, bool Along> struct Kernel : RowGroup {
         const double *weights = group.weights(p.entries), *logits = group.logits(p.entries), *slopes = group.slopes(p.entries);
         if (!p.entries && !finds_top()) return;
         for (int r = Along ? row : 0; r < (Along ? row + 1 : rows); ++r) {
-            if (group.skipped[r]) continue;
+            if (group.skipped[r] || group.upstream[r] == 0) continue;  // their entries are 0 already, and not -0
             bool is_certain = s.ties[r] == 1 && s.others[r] < 1 && p.has_softmax;
             std::int64_t top = is_certain && finds_top() ? s.prediction[r] - b.first_class : -1;
             double factor = p.entries ? power_factor(b.index, r) : 0;
