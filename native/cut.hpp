@@ -18,7 +18,7 @@ std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / t
 // How rows of T are cut. By the layout alone, never by the number of rows or threads: a row has the same bits in any company.
 template <class T, bool Along> struct Shape {
     static constexpr int lanes = width<T>;
-    static constexpr std::int64_t block_classes = Along ? block_elements : block_elements / lanes;
+    static constexpr std::int64_t block_classes = Along ? block_elements : 2 * block_elements / lanes;
     static constexpr std::int64_t part_blocks = part_elements / block_elements;
 
     std::int64_t rows_per_group, blocks, block_vectors, parts;

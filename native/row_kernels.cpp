@@ -161,7 +161,8 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     Real exponentials(Block& b, int row, Vector m, Statistics& s) {
         bool in_place = b.z.data != w.z;
         bool last = b.first_class + b.classes == p.classes;
-        const char* next = in_place && !last ? reinterpret_cast<const char*>(b.z.data + b.classes) : nullptr;
+        // The next block comes from memory while this one is computed; the next row, where a row is one block.
+        const char* next = !in_place || (last && row + 1 >= rows) ? nullptr : last ? row_start(p.logits, row + 1) : reinterpret_cast<const char*>(b.z.data + b.classes);
         T* powers = p.gradient.data || p.entropy_sum ? b.powers : nullptr;
         decltype(number(m)) others, ties;
         Origin<T, lanes> origin(m);
@@ -421,7 +422,7 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
 
 // Along for long rows whose classes are closer together than the rows are.
 bool goes_along(const Problem& p) {
-    return p.classes > 32 && (p.inner == 1 || std::abs(p.logits.class_stride) <= std::abs(p.logits.inner_stride));
+    return p.classes > 128 && (p.inner == 1 || std::abs(p.logits.class_stride) <= std::abs(p.logits.inner_stride));
 }
 template <class Body> auto dispatch(const Problem& p, Body body) {
     bool in_double = p.logits.dtype == DType::float64 || p.temperature != 1 || p.softcap != 0 || p.class_bias || p.are_probabilities;

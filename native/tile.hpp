@@ -105,7 +105,6 @@ INLINE void tile_exp(const Tile<T>& z, const Origin<T, width<T>>& origin, T* pow
     Integer top = typename IntegerOf<T>::type(0);
     for (std::int64_t i = 0; i < z.vectors; ++i) {
         Wide<T> x = z[i];
-        // The next block comes from memory while this one is computed.
         if (next) for (int line = 0; line < int(sizeof x) / 64; ++line) __builtin_prefetch(next + i * sizeof x + line * 64);
         Wide<T> power = exp_relative(x, origin);
         if (powers) power.store(powers + i * width<T>);
