@@ -241,6 +241,8 @@ struct RowGroup {
             // Where p > 1/2: a p - q = 2 zeta lse p + (s - q) - s S / (n + S); this is all but s - q.
             (spread / total - mass * (S / total)).store(group.residue + r);
         }
+        for (int r = 0; r < rows && group.skips_some; ++r)
+            if (group.skipped[r]) group.upstream[r] = 0;
         if (!p.given) give_results();
     }
 
