@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import crossentropy as xe  # noqa: E402
-from crossentropy.libraries.torch import primitives  # noqa: E402
+from crossentropy.libraries.torch import compute, forms  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -66,18 +66,22 @@ def test_a_loss_scale_reaches_float16_before_rounding():
 def test_an_upstream_gradient_of_one_is_free(monkeypatch):
     logits, labels = problem()
     loss = xe.cross_entropy(logits, labels)
-    monkeypatch.setattr(primitives, "compute", None)
-    monkeypatch.setattr(primitives.Calls, "scaled", None)
+    monkeypatch.setattr(compute, "loss", None)
+    monkeypatch.setattr(forms.Form, "scaled", None)
     loss.backward()  # nothing is computed, nothing is copied: either would call None
     assert torch.isfinite(logits.grad).all()
 
 
 def test_no_grad_computes_no_gradient(monkeypatch):
     logits, labels = problem()
-    monkeypatch.setattr(primitives.generic, "row_gradient", None)
+    computed, plain = [], compute.loss
+    monkeypatch.setattr(compute, "loss", lambda *given: computed.append(len(given) > 4) or plain(*given))
     with torch.no_grad():
         assert not xe.cross_entropy(logits, labels).requires_grad
     assert torch.isfinite(xe.cross_entropy(logits.detach(), labels))
+    assert computed == [False, False]
+    xe.cross_entropy(logits, labels)
+    assert computed == [False, False, True]
 
 
 def test_autocast_gives_a_float32_loss_as_torchs_own():

@@ -290,10 +290,10 @@ def test_operators_are_registered_as_torch_wants_them(name):
     x, upstream = X.clone().requires_grad_(), torch.tensor(0.25, dtype=DOUBLE)
     if name == "element_loss":
         arguments = (x.detach().reshape(-1).requires_grad_(), upstream, None, SOFT.reshape(-1), None, None)
-        arguments += ("logits", 0.0, 0.0, True)
+        arguments += ("logits", 0.0, 0.0, None, None, True)
     else:
         vector = V if name == "row_hessian_vector" else None
         weight = torch.ones(1, 1, dtype=DOUBLE)
         arguments = (x if vector is None else X, upstream, vector, LABELS[:, None], weight, *[None] * 6)
-        arguments += ("logits", 1.0, None, 0.0, 0.0, 0.0, 1.0, True)
+        arguments += ("logits", 1.0, None, 0.0, 0.0, 0.0, 1.0, 1, None, True)
     torch.library.opcheck(operator, arguments)

@@ -23,6 +23,9 @@ try:
 except ModuleNotFoundError:  # a build without the core; a broken one says so
     _native = None
 
+# The dtype of another library's bfloat16 numbers, where NumPy has none for them: their bits, marked as such.
+BFLOAT16 = np.dtype((np.uint16, [("bfloat16", np.uint16)]))
+
 
 def instruction_sets() -> list[str]:
     """What the core can compute with here, best first; empty without the core."""
@@ -98,7 +101,7 @@ class Core:
         spread = c.target_sum if c.indices is not None and c.label_smoothing and np.ndim(c.target_sum) else None
         _native.rows(
             bits(self.given),
-            dtype_name(self.given) == "bfloat16",
+            is_bfloat16(self.given),
             c.inputs == "logits",
             c.inputs == "probs",
             c.temperature,
@@ -110,7 +113,7 @@ class Core:
             None if c.index_weight is None else float64(np.atleast_2d(c.index_weight)),
             False,
             None if c.dense is None else bits(rows_cube(c.dense, self.layout)),
-            c.dense is not None and dtype_name(c.dense) == "bfloat16",
+            c.dense is not None and is_bfloat16(c.dense),
             c.dense_scale,
             float64(c.class_weight),
             c.label_smoothing,
@@ -155,9 +158,9 @@ def binary_losses(
     losses = np.empty(logits.size if each else _native.element_blocks(logits.size))
     _native.binary(
         bits(x),
-        dtype_name(logits) == "bfloat16",
+        is_bfloat16(logits),
         bits(target),
-        dtype_name(c.target) == "bfloat16",
+        is_bfloat16(c.target),
         pos_weight,
         flat(c.valid),
         c.label_smoothing,
@@ -185,7 +188,11 @@ def float64(array: Any) -> Any:
 
 def bits(array: Any) -> Any:
     """bfloat16 as the uint16 that holds it: it has no place in NumPy's buffers."""
-    return array.view(np.uint16) if dtype_name(array) == "bfloat16" else array
+    return array.view(np.uint16) if is_bfloat16(array) else array
+
+
+def is_bfloat16(array: Any) -> bool:
+    return array.dtype.names == BFLOAT16.names or dtype_name(array) == "bfloat16"
 
 
 def cube(array: np.ndarray, layout: Layout) -> np.ndarray:
