@@ -2,7 +2,7 @@
 //
 // A thin layer over the vector extension of GCC and Clang (https://gcc.gnu.org/onlinedocs/gcc/Vector-Extensions.html). N is the
 // same on every machine; only the number of registers that hold the N lanes differs, so every instruction set adds in the same
-// order and gives the same bits (with -ffp-contract=off). Several registers per operation also keep the pipelines full: the steps
+// order, and those with fused multiply-add give the same bits (-ffp-contract=off: `fma` is where it is written). Several registers per operation also keep the pipelines full: the steps
 // of independent registers stand next to each other in the program, which a one-register loop leaves to a 64-entry scheduler.
 //
 // This header is compiled once per instruction set; everything has internal linkage (INSTRUCTION_SET names the namespace), so that
@@ -11,6 +11,10 @@
 
 #include <cstdint>
 #include <cstring>
+
+#if defined(__FMA__)
+#include <immintrin.h>
+#endif
 
 #define INLINE inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
@@ -92,6 +96,27 @@ LANES_COMPARISON(<=)
 template <class T, int N> INLINE Lanes<T, N> operator-(Lanes<T, N> a) {
     UNROLL for (int i = 0; i < a.registers; ++i) a.part[i] = -a.part[i];
     return a;
+}
+
+// a b + c, rounded once where the instruction set can.
+template <class Register, class T> INLINE Register fma_register(Register a, Register b, Register c, T) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof a == 64 && sizeof(T) == 4) return (Register)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+    else if constexpr (sizeof a == 64) return (Register)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+    else
+#endif
+#if defined(__FMA__)
+    if constexpr (sizeof a == 32 && sizeof(T) == 4) return (Register)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+    else if constexpr (sizeof a == 32) return (Register)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+    else if constexpr (sizeof a == 16 && sizeof(T) == 4) return (Register)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+    else if constexpr (sizeof a == 16) return (Register)_mm_fmadd_pd((__m128d)a, (__m128d)b, (__m128d)c);
+    else
+#endif
+    return a * b + c;
+}
+template <class T, int N> INLINE Lanes<T, N> fma(Lanes<T, N> a, Lanes<T, N> b, Lanes<T, N> c) {
+    UNROLL for (int i = 0; i < c.registers; ++i) c.part[i] = fma_register(a.part[i], b.part[i], c.part[i], T());
+    return c;
 }
 
 // Where `mask`, a; else b.

@@ -37,7 +37,7 @@ template <class T, bool Along> struct Shape {
 // Scratch memory of one thread.
 template <class T, bool Along> struct Workspace {
     T *z, *powers, *dense, *profile, *by_class, *slope, *gradient, *rows;
-    double* top;  // per block and row: powers = e^(z - top) 2^headroom
+    double *top, *scale;  // per block and row: e^(z - top) = power scale
 
     // Places the buffers from `start` on (null: nowhere yet); returns the bytes they take.
     std::int64_t place(const Problem& p, char* start) {
@@ -58,13 +58,13 @@ template <class T, bool Along> struct Workspace {
         take(gradient, block);
         take(rows, block);
         take(top, shape.blocks * max_rows);
+        take(scale, shape.blocks * max_rows);
         return bytes;
     }
 };
 
 template <class T, bool Along> struct Kernel : RowGroup {
     static constexpr int lanes = width<T>;
-    static constexpr double unscale = sizeof(T) == 4 ? 0x1p-40 : 0x1p-200;  // 2^-headroom
     static constexpr T minus_infinity = -std::numeric_limits<T>::infinity();
     static constexpr DType own_dtype = sizeof(T) == 4 ? DType::float32 : DType::float64;
     using Vector = Wide<T>;
@@ -274,10 +274,11 @@ template <class T, bool Along> struct Kernel : RowGroup {
     // One number (Along) or one per row (Across) into per-row numbers; what is the same in every lane as one number.
     static void set(double* to, int row, double value) { to[row] = value; }
     template <int N> static void set(double* to, int, Lanes<double, N> value) { value.store(to); }
-    static auto number(Vector x) {
+    template <class U> static auto number(Lanes<U, lanes> x) {
         if constexpr (Along) return double(x.part[0][0]);
         else return convert<double>(x);
     }
+    using Real = std::conditional_t<Along, double, Lanes<double, lanes>>;
 
     // ---- statistics -----------------------------------------------------------------------------------------------------
 
@@ -285,15 +286,16 @@ template <class T, bool Along> struct Kernel : RowGroup {
         Block b = block_at(index, row);
         load_logits(b, row);
         Vector m = T(0);
+        Real scale = 1.0;
         if (p.has_softmax) {
             m = tile_maximum(b.z);
             if constexpr (Along) m = Vector(maximum(m));
-            exponentials(b, row, m, s);
+            scale = exponentials(b, row, m, s);
         } else {
             for (int r = Along ? row : 0; r < (Along ? row + 1 : lanes); ++r) s.maximum[r] = 0, s.ties[r] = 1, s.others[r] = 0;
         }
         Vector from = select(m == minus_infinity, Vector(T(0)), m);  // of -inf alone, sums are relative to 0: -inf
-        if (p.entropy_sum) set(s.entropy_sum, row, tile_weighted(b.z, from, Weights<T, Along>{b.powers}) * unscale);
+        if (p.entropy_sum) set(s.entropy_sum, row, tile_weighted(b.z, from, Weights<T, Along>{b.powers}) * scale);
         if (has_profile()) {
             load_profile(b, row);
             set(s.profile, row, tile_weighted(b.z, from, b.profile));
@@ -309,17 +311,26 @@ template <class T, bool Along> struct Kernel : RowGroup {
         find_labels(b, row);
     }
 
-    void exponentials(Block& b, int row, Vector m, Statistics& s) {
+    // e^(z - m) in units of the number returned.
+    Real exponentials(Block& b, int row, Vector m, Statistics& s) {
         bool in_place = b.z.data != w.z;
         bool last = b.first_class + b.classes == p.classes;
         const char* next = in_place && !last ? reinterpret_cast<const char*>(b.z.data + b.classes) : nullptr;
         T* powers = p.gradient.data || p.entropy_sum ? b.powers : nullptr;
         decltype(number(m)) others, ties;
-        tile_exp<T, Along>(b.z, Origin<T, lanes>(m), powers, next, others, ties);
+        Origin<T, lanes> origin(m);
+        tile_exp<T, Along>(b.z, origin, powers, next, others, ties);
         set(s.maximum, row, number(m));
         set(s.ties, row, ties);
-        set(s.others, row, others * unscale);
-        set(w.top + b.index * max_rows, row, number(m));
+        Real scale = note_origin(origin, b.index, row);
+        set(s.others, row, others * scale);
+        return scale;
+    }
+    Real note_origin(const Origin<T, lanes>& origin, std::int64_t index, int row) {
+        Real scale = number(origin.scale());
+        set(w.top + index * max_rows, row, number(origin.m));
+        set(w.scale + index * max_rows, row, scale);
+        return scale;
     }
 
     void count_allowed(const Block& b, int row, Statistics& s) {
@@ -441,8 +452,9 @@ template <class T, bool Along> struct Kernel : RowGroup {
                 Vector m;
                 if constexpr (Along) m = T(group.statistics.maximum[row]);
                 else m = convert<T>(Lanes<double, lanes>::load(group.statistics.maximum));
-                tile_powers<T>(b.z, Origin<T, lanes>(m), b.powers);
-                set(w.top + index * max_rows, row, number(m));
+                Origin<T, lanes> origin(m);
+                tile_powers<T>(b.z, origin, b.powers);
+                note_origin(origin, index, row);
             }
         }
         if (!p.has_softmax) std::fill(b.powers, b.powers + b.vectors * lanes, T(0));
@@ -461,10 +473,11 @@ template <class T, bool Along> struct Kernel : RowGroup {
         if (!straight) write(b, row, to);
     }
 
-    // a / (n + S) 2^-headroom for a block's powers, which count from the block's own maximum.
+    // a / (n + S) for a block's powers, in their units, which count from the block's own maximum.
     double power_factor(std::int64_t index, int r) const {
-        double top = w.top[index * max_rows + r], m = group.statistics.maximum[r], factor = group.power_factor[r] * unscale;
-        if (!p.has_softmax || shape.blocks == 1 || top == m) return factor;
+        if (!p.has_softmax) return 0;
+        double top = w.top[index * max_rows + r], m = group.statistics.maximum[r], factor = group.power_factor[r] * w.scale[index * max_rows + r];
+        if (shape.blocks == 1 || top == m) return factor;
         return factor * exp_nonpositive(Lanes<double, 2>(top - m)).part[0][0];
     }
 

@@ -24,8 +24,8 @@ struct InstructionSet {
 const InstructionSet all_sets[] = {
 #if defined(HAS_X86_KERNELS)
     {"avx512", &avx512::row_kernel, &avx512::element_kernel,
-     [] { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"); }},
-    {"avx2", &avx2::row_kernel, &avx2::element_kernel, [] { return bool(__builtin_cpu_supports("avx2")); }},
+     [] { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"); }},
+    {"avx2", &avx2::row_kernel, &avx2::element_kernel, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
 #endif
     {"baseline", &baseline::row_kernel, &baseline::element_kernel, [] { return true; }},
 };

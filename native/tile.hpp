@@ -97,7 +97,7 @@ template <class T, bool Along> INLINE auto count(typename Wide<T>::Integer n) {
     else return convert<double>(n);
 }
 
-// sum e^(z - m) 2^headroom over all but the maxima, and how many maxima there are; the powers go to `powers` where they are kept.
+// sum e^(z - m) / scale over all but the maxima, and how many maxima there are; the powers go to `powers` where they are kept.
 template <class T, bool Along, class Total>
 INLINE void tile_exp(const Tile<T>& z, const Origin<T, width<T>>& origin, T* powers, const char* next, Total& others, Total& ties) {
     using Integer = typename Wide<T>::Integer;
@@ -142,7 +142,7 @@ template <class T, bool Along> INLINE auto tile_mass(std::int64_t vectors, const
     }
 }
 
-// What is the same for a row's entries: a / (n + S) 2^-headroom, g, d, and the upstream factor.
+// What is the same for a row's entries: a scale / (n + S), g, d, and the upstream factor.
 template <class T> struct GradientFactors { Wide<T> power, profile, dense, upstream; };
 
 // Vectors [first, end) of upstream slope (a p - g u - d w t). The upstream factor comes last: it would round a p and q apart.
