@@ -13,7 +13,6 @@ from crossentropy.arrays import Layout, check_unit_interval
 from crossentropy.kernels import generic
 from crossentropy.libraries.torch import compute, distributions
 from crossentropy.libraries.torch.conversion import WORK, as_array, as_floating, result_dtype
-from crossentropy.libraries.torch.forms import as_tensor
 from crossentropy.libraries.torch.namespace import Namespace
 from crossentropy.libraries.torch.problem import Problem, element_problem, row_problem
 from crossentropy.libraries.torch.tensors import differentiable, values_known
@@ -115,7 +114,7 @@ def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, An
         )
     problem = row_problem(logits, target, options, summary=True)
     xp, x = Namespace(logits.device), problem.form.as_rows(problem.x, problem.axis)
-    c = problem.form.whole(problem.flat(), as_tensor)
+    c = problem.form.as_tensors(problem.flat())
     # One block of no rows gives the results their dtypes.
     parts = [
         summarize(xp, x[block], c.rows(block), target is not None) for block in list(compute.blocks(x)) or [slice(0, 0)]

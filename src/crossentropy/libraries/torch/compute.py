@@ -15,7 +15,7 @@ import torch
 from crossentropy.kernels import generic
 from crossentropy.libraries.torch import core
 from crossentropy.libraries.torch.conversion import WORK, result_dtype
-from crossentropy.libraries.torch.forms import ROWS, Form, as_tensor
+from crossentropy.libraries.torch.forms import ROWS, Form, view
 from crossentropy.libraries.torch.namespace import Namespace
 from crossentropy.reduction import of_valid
 from crossentropy.row_loss import row_loss, times
@@ -29,12 +29,11 @@ def loss(form: Form, x: Any, upstream: Any, rest: Any, gradient: Any = None) -> 
     *flat, axis, num_threads, total = rest
     dtype = result_dtype(x)
     if x.device.type == "cpu":
-        c, factor = form.whole(flat, core.view), core.view(upstream)
-        found = core.losses(form, x, axis, c, factor, gradient, num_threads, total)
+        factor = view(upstream)
+        found = core.losses(form, x, axis, form.as_arrays(flat), factor, gradient, num_threads, total)
         if found is not None:
-            with np.errstate(all="ignore"):
-                return core.as_result(value_of(np, *found, factor, total), dtype)
-    c, upstream = form.whole(flat, as_tensor), torch.as_tensor(upstream, dtype=WORK, device=x.device)
+            return core.as_result(quiet_value_of(np, *found, factor, total), dtype)
+    c, upstream = form.as_tensors(flat), torch.as_tensor(upstream, dtype=WORK, device=x.device)
     losses = blockwise(form, x, axis, c, upstream, gradient)
     return value_of(Namespace(x.device), losses, c.valid, upstream, total).to(dtype)
 
@@ -42,7 +41,7 @@ def loss(form: Form, x: Any, upstream: Any, rest: Any, gradient: Any = None) -> 
 def hessian_vector(form: Form, x: Any, upstream: Any, vector: Any, rest: Any) -> Any:
     """upstream_i H_i v_i, of the shape of x."""
     *flat, axis, _, _ = rest
-    c, upstream = form.whole(flat, as_tensor), torch.as_tensor(upstream, dtype=WORK, device=x.device)
+    c, upstream = form.as_tensors(flat), torch.as_tensor(upstream, dtype=WORK, device=x.device)
     xp, rows, vector_rows = Namespace(x.device), form.as_rows(x, axis), form.as_rows(vector, axis)
     result = torch.empty_like(x)
     product = writable_rows(form, result, axis)
@@ -104,10 +103,15 @@ def value_of(xp: Any, losses: Any, valid: Any, upstream: Any, total: bool) -> An
     """upstream_i loss_i, or their sum, which has the bits of the rows that count alone."""
     if not total:
         return times(xp, upstream, losses)
-    if getattr(upstream, "ndim", 0) == 0:
+    if isinstance(upstream, float):
+        return upstream * xp.sum(losses if valid is None else of_valid(losses, valid)) if upstream else 0.0
+    if upstream.ndim == 0:
         return times(xp, upstream, xp.sum(of_valid(losses, valid)))
     # The largest factor last, so that rows of equal weight have the bits of rows without weights.
     top = xp.max(upstream, axis=0) if upstream.shape[0] else xp.sum(upstream)
     scale = xp.where(top > 0, top, 1.0)
     share = xp.where(top > 0, upstream / scale, upstream)
     return times(xp, scale, xp.sum(of_valid(times(xp, share, losses), valid)))
+
+
+quiet_value_of = np.errstate(all="ignore")(value_of)

@@ -9,21 +9,9 @@ import torch
 
 from crossentropy.arrays import Layout
 from crossentropy.kernels import native
-from crossentropy.libraries.torch.forms import Form
+from crossentropy.libraries.torch.forms import Form, view
 
 NUMPY_DTYPES = {torch.float64: np.float64, torch.float32: np.float32}
-
-
-def view(tensor: Any) -> Any:
-    """The tensor's memory as a NumPy array; what is no tensor stays as it is."""
-    if not isinstance(tensor, torch.Tensor):
-        return tensor
-    tensor = tensor.detach()
-    if tensor.is_neg():  # a view that is to be read with the other sign, which NumPy has not
-        tensor = tensor.resolve_neg()
-    if tensor.dtype is torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(native.BFLOAT16)
-    return tensor.numpy()
 
 
 def values(tensor: Any) -> Any:

@@ -13,10 +13,28 @@ from typing import Any
 import torch
 
 from crossentropy.binary_loss import BinaryCoefficients
+from crossentropy.kernels import native
 from crossentropy.row_loss import RowCoefficients
 
 # What follows the coefficients: the class axis (None for elements), threads (None: torch's number), whether to sum.
 SETTINGS = {"axis": "int?", "num_threads": "int?", "total": "bool"}
+
+
+def view(tensor: Any) -> Any:
+    """The tensor's memory as a NumPy array; what is no tensor stays as it is."""
+    if not isinstance(tensor, torch.Tensor):
+        return tensor
+    tensor = tensor.detach()
+    if tensor.is_neg():  # a view that is to be read with the other sign, which NumPy has not
+        tensor = tensor.resolve_neg()
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(native.BFLOAT16)
+    return tensor.numpy()
+
+
+def as_tensor(array: Any) -> Any:
+    """The NumPy array's memory as a tensor; numbers and None stay as they are."""
+    return torch.as_tensor(array) if hasattr(array, "shape") else array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,21 +64,26 @@ class Form:
 
     def whole(self, flat: Any, convert: Callable[[Any], Any]) -> Any:
         """The coefficients from the arguments, with ``convert`` of each array."""
-        if isinstance(flat[0], Held):
-            values = vars(flat[0].coefficients)
-        else:
-            names = (*self.tensors, *self.numbers)
-            values = {
-                name: value
-                for name, value in zip(names, flat, strict=True)
-                if value is not None or name not in self.defaults
-            }
-            values = self.defaults | values
+        names = (*self.tensors, *self.numbers)
+        given = {k: v for k, v in zip(names, flat, strict=True) if v is not None or k not in self.defaults}
+        values = self.defaults | given
         return self.coefficients(**{k: convert(v) if k in self.tensors else v for k, v in values.items()})
+
+    def as_arrays(self, flat: Any) -> Any:
+        """The coefficients with NumPy arrays, which read the same memory."""
+        return flat[0].coefficients if isinstance(flat[0], Held) else self.whole(flat, view)
+
+    def as_tensors(self, flat: Any) -> Any:
+        """The coefficients with tensors, which read the same memory."""
+        if not isinstance(flat[0], Held):
+            return self.whole(flat, lambda value: value)
+        c = flat[0].coefficients
+        arrays = {name: as_tensor(getattr(c, name)) for name in self.tensors}
+        return dataclasses.replace(c, **arrays)
 
     def spread(self, flat: Any) -> list[Any]:
         """The arguments one by one, whichever way they came."""
-        return self.flat(self.whole(flat, as_tensor)) if isinstance(flat[0], Held) else list(flat)
+        return self.flat(self.as_tensors(flat)) if isinstance(flat[0], Held) else list(flat)
 
     # x has the shape that the caller gave it; its rows are counted in C order of the other axes than ``axis``, the
     # class axis. Elements have none: axis is None.
@@ -96,11 +119,6 @@ class Form:
     def scaled(self, factor: Any, x: Any, axis: int | None) -> Any:
         """A copy of x whose rows are multiplied by factor, (rows,) or ()."""
         return (self.beside(factor, x, axis) * x).to(x.dtype)
-
-
-def as_tensor(value: Any) -> Any:
-    """The tensor of a NumPy array's memory; numbers and None are no arrays."""
-    return torch.as_tensor(value) if hasattr(value, "shape") else value
 
 
 ROWS = Form(

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from crossentropy.libraries.torch import compute
+from crossentropy.libraries.torch import compute, memory
 from crossentropy.libraries.torch.conversion import WORK, result_dtype
 from crossentropy.libraries.torch.derivatives import Calls, derivatives, setup_context
 from crossentropy.libraries.torch.forms import ELEMENTS, ROWS, SETTINGS, Form
@@ -33,7 +33,7 @@ def implementations(form: Form) -> dict[str, Callable[..., Any]]:
         return compute.loss(form, x, upstream, rest)
 
     def loss_and_gradient(x: Any, upstream: Any, vector: Any, *rest: Any) -> tuple[Any, Any]:
-        gradient = torch.empty_like(x)
+        gradient = memory.empty_like(x)
         return compute.loss(form, x, upstream, rest, gradient), gradient
 
     def hessian_vector(x: Any, upstream: Any, vector: Any, *rest: Any) -> Any:
@@ -49,10 +49,20 @@ def shapes_of_results(form: Form, x: Any, *rest: Any) -> dict[str, Any]:
     return {"loss": value, "loss_and_gradient": (value, like), "hessian_vector": like}
 
 
+class Function(torch.autograd.Function):
+    """Arguments by position alone."""
+
+    @classmethod
+    def apply(cls, *arguments: Any) -> Any:
+        # torch's own apply first binds the arguments to the signature, which takes longer than a small loss.
+        above = super(torch.autograd.Function, cls) if not torch._C._are_functorch_transforms_active() else super()
+        return above.apply(*arguments)
+
+
 def register_function(form: Form, name: str, forward: Any, rules: dict[str, Any]) -> Any:
     members = {"forward": forward, "setup_context": setup_context, **rules}
     static = {key: staticmethod(member) for key, member in members.items()}
-    function: Any = type(f"{form.name}_{name}", (torch.autograd.Function,), static)
+    function: Any = type(f"{form.name}_{name}", (Function,), static)
     return function.apply
 
 

@@ -27,7 +27,7 @@ from crossentropy.libraries.torch.conversion import (
     result_dtype,
     widened,
 )
-from crossentropy.libraries.torch.forms import ELEMENTS, ROWS, Held, as_tensor
+from crossentropy.libraries.torch.forms import ELEMENTS, ROWS, Held
 from crossentropy.libraries.torch.measure import measured_element_losses, measured_row_losses
 from crossentropy.libraries.torch.namespace import Namespace
 from crossentropy.libraries.torch.primitives import CALLS
@@ -215,7 +215,7 @@ def is_weight(normalizer: Any) -> bool:
 def check_rows(logits: Any, c: RowCoefficients, layout: Layout, summary: bool) -> None:
     """ValueError for a dense target or a probability that is none."""
     xp, x = Namespace(logits.device), ROWS.as_rows(logits, layout.axis)
-    c = ROWS.whole([Held(c, ())], as_tensor)
+    c = ROWS.as_tensors([Held(c, ())])
     for block in blocks(x):
         piece = c.rows(block)
         check_dense_target(xp, piece, layout, block.start)
