@@ -16,6 +16,7 @@ def is_traced(tensor: Any) -> bool:
         or torch._C._len_torch_dispatch_stack() > 0
         or tensor.is_meta
         or is_sliced(tensor)
+        or torch._is_functional_tensor(tensor)
         or has_own_operators(tensor)
     )
 
