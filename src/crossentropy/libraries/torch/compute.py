@@ -28,11 +28,11 @@ def loss(form: Form, x: Any, upstream: Any, rest: Any, gradient: Any = None) -> 
     """upstream_i loss_i, or their sum, in the result's dtype; the gradient is written where one is given."""
     *flat, axis, num_threads, total = rest
     dtype = result_dtype(x)
-    if x.device.type == "cpu":
+    if x.is_cpu:
         factor = view(upstream)
         found = core.losses(form, x, axis, form.as_arrays(flat), factor, gradient, num_threads, total)
         if found is not None:
-            return core.as_result(quiet_value_of(np, *found, factor, total), dtype)
+            return core.as_result(quiet_value_of(*found, factor, total), dtype)
     c, upstream = form.as_tensors(flat), torch.as_tensor(upstream, dtype=WORK, device=x.device)
     losses = blockwise(form, x, axis, c, upstream, gradient)
     return value_of(Namespace(x.device), losses, c.valid, upstream, total).to(dtype)
@@ -103,8 +103,6 @@ def value_of(xp: Any, losses: Any, valid: Any, upstream: Any, total: bool) -> An
     """upstream_i loss_i, or their sum, which has the bits of the rows that count alone."""
     if not total:
         return times(xp, upstream, losses)
-    if isinstance(upstream, float):
-        return upstream * xp.sum(losses if valid is None else of_valid(losses, valid)) if upstream else 0.0
     if upstream.ndim == 0:
         return times(xp, upstream, xp.sum(of_valid(losses, valid)))
     # The largest factor last, so that rows of equal weight have the bits of rows without weights.
@@ -114,4 +112,10 @@ def value_of(xp: Any, losses: Any, valid: Any, upstream: Any, total: bool) -> An
     return times(xp, scale, xp.sum(of_valid(times(xp, share, losses), valid)))
 
 
-quiet_value_of = np.errstate(all="ignore")(value_of)
+def quiet_value_of(losses: np.ndarray, valid: Any, upstream: Any, total: bool) -> Any:
+    """``value_of`` in NumPy, which would warn of infinities."""
+    if total and isinstance(upstream, float):
+        value = float(np.add.reduce(losses if valid is None else losses[valid]))
+        return upstream * value if upstream else 0.0
+    with np.errstate(all="ignore"):
+        return value_of(np, losses, valid, np.asarray(upstream), total)

@@ -13,6 +13,7 @@ from crossentropy.options import LossOptions
 WORK = torch.float64
 SMALL_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 ARRAY_OPTIONS = ("class_weight", "row_weight", "class_mask", "class_bias", "pos_weight", "normalizer")
+CONVERTED = frozenset((*ARRAY_OPTIONS, "temperature"))
 
 
 def as_array(name: str, value: Any, device: Any = None) -> Any:

@@ -19,7 +19,7 @@ from crossentropy.kernels import generic
 from crossentropy.libraries.torch import core
 from crossentropy.libraries.torch.compute import blocks
 from crossentropy.libraries.torch.conversion import (
-    ARRAY_OPTIONS,
+    CONVERTED,
     WORK,
     as_array,
     as_options,
@@ -36,7 +36,7 @@ from crossentropy.options import BinaryOptions, LossOptions
 from crossentropy.row_coefficients import RowCoefficients, check_dense_target, check_probabilities, row_coefficients
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Problem:
     """``coefficients`` are of tensors, or ``Held``."""
 
@@ -168,34 +168,31 @@ def is_held(target: Any, layout: Layout, options: LossOptions) -> bool:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     parts = target if is_sparse(target) else (target,)
-    for part in parts:
-        if not isinstance(part, torch.Tensor) or not is_plain(part):
-            return False
-    if len(parts) == 1 and (target.is_floating_point() or tuple(target.shape) == layout.shape):
+    if not all(isinstance(part, torch.Tensor) and is_plain(part) for part in parts):
+        return False
+    if len(parts) == 1 and (target.is_floating_point() or target.shape == layout.shape):
         return False
     given = vars(options)
-    return all(is_plain(given[name]) for name in (*ARRAY_OPTIONS, "temperature") if name in given)
+    return given.keys().isdisjoint(CONVERTED) or all(is_plain(given[name]) for name in CONVERTED & given.keys())
 
 
 def held_row_problem(logits: Any, target: Any, layout: Layout, options: LossOptions, summary: bool) -> Problem:
-    device = logits.device
-    parts = target if is_sparse(target) else (target,)
-    names = ("target indices", "target values") if is_sparse(target) else ("target",)
-    arrays = tuple(core.values(as_array(name, part, device)) for name, part in zip(names, parts, strict=True))
-    sources = (*parts, *(value for value in vars(options).values() if isinstance(value, torch.Tensor)))
-    options = as_options(options, device)
-    given = vars(options)
-    options = options.replace(
-        **{name: core.values(given[name]) for name in ARRAY_OPTIONS if isinstance(given.get(name), torch.Tensor)}
-    )
-    coefficients, upstream = quiet_row_parts(
-        load_library("numpy").namespace,
-        logits,
-        arrays if is_sparse(target) else arrays[0],
-        layout,
-        options,
-        np.float64,
-        summary,
+    device, parts = logits.device, row_parts
+    sources = (*(target if is_sparse(target) else (target,)), *filter(is_tensor, vars(options).values()))
+    if is_sparse(target):
+        indices, values = target
+        target = (
+            core.values(as_array("target indices", indices, device)),
+            core.values(as_array("target values", values, device)),
+        )
+    else:
+        target = core.values(as_array("target", target, device))
+    if not vars(options).keys().isdisjoint(CONVERTED):
+        options = as_options(options, device)
+        options = options.replace(**{name: core.values(v) for name, v in vars(options).items() if is_tensor(v)})
+        parts = quiet_row_parts  # arithmetic with weights may overflow, or divide 0 by 0
+    coefficients, upstream = parts(
+        load_library("numpy").namespace, logits, target, layout, options, np.float64, summary
     )
     return Problem(
         x=logits,
@@ -206,6 +203,10 @@ def held_row_problem(logits: Any, target: Any, layout: Layout, options: LossOpti
         shape=layout.row_shape,
         dtype=result_dtype(logits),
     )
+
+
+def is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
 
 
 def is_weight(normalizer: Any) -> bool:

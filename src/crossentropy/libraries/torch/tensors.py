@@ -38,7 +38,8 @@ def is_plain(value: Any) -> bool:
         return True
     return (
         not is_traced(value)
-        and value.device.type == "cpu"
+        and value.is_cpu
+        and value.layout is torch.strided
         and not torch._C._functorch.is_functorch_wrapped_tensor(value)
         and not differentiable(value)
     )
@@ -46,7 +47,7 @@ def is_plain(value: Any) -> bool:
 
 def values_known(tensor: Any) -> bool:
     """Can Python read the values now? Not while tracing, not under vmap, and on a device only by waiting for it."""
-    if is_traced(tensor) or tensor.device.type != "cpu":
+    if is_traced(tensor) or not tensor.is_cpu:
         return False
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(tensor):
