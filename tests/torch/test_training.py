@@ -72,6 +72,29 @@ def test_an_upstream_gradient_of_one_is_free(monkeypatch):
     assert torch.isfinite(logits.grad).all()
 
 
+MEMORY = """
+import resource
+import torch
+import crossentropy as xe
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+xe.cross_entropy(torch.randn(8, 10, requires_grad=True), torch.zeros(8, dtype=torch.int64)).backward()
+logits, labels = torch.randn(1024, 16_000).requires_grad_(), torch.randint(0, 16_000, (1024,))
+before = peak()
+xe.cross_entropy(logits, labels).backward()
+print((peak() - before) / logits.nbytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the high-water mark as Linux keeps it")
+def test_forward_and_backward_need_the_memory_of_one_gradient():
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 0.9 < float(done.stdout) < 1.1
+
+
 def test_no_grad_computes_no_gradient(monkeypatch):
     logits, labels = problem()
     computed, plain = [], compute.loss
