@@ -25,6 +25,8 @@ except ModuleNotFoundError:  # a build without the core; a broken one says so
     _native = None
 
 EVERY_CORE = 0  # as a number of threads: those that this process may use
+# The dtype of another library's bfloat16 numbers, where NumPy has none for them: their bits, marked as such.
+BFLOAT16 = np.dtype((np.uint16, [("bfloat16", np.uint16)]))
 
 
 def instruction_sets() -> list[str]:
@@ -122,7 +124,7 @@ class Core:
         return _native.rows(
             bits(self.given),
             layout.axis,
-            dtype_name(self.given) == "bfloat16",
+            is_bfloat16(self.given),
             c.inputs == "logits",
             c.inputs == "probs",
             c.temperature,
@@ -134,7 +136,7 @@ class Core:
             index_weight,
             as_given and c.class_weight is not None,
             None if c.dense is None else bits(rows_cube(c.dense, layout)),
-            c.dense is not None and dtype_name(c.dense) == "bfloat16",
+            c.dense is not None and is_bfloat16(c.dense),
             c.dense_scale,
             float64(c.class_weight),
             c.label_smoothing,
@@ -180,9 +182,9 @@ def binary_losses(
     losses = np.empty(logits.size if each else _native.element_blocks(logits.size))
     _native.binary(
         bits(x),
-        dtype_name(logits) == "bfloat16",
+        is_bfloat16(logits),
         bits(target),
-        dtype_name(c.target) == "bfloat16",
+        is_bfloat16(c.target),
         pos_weight,
         flat(c.valid),
         c.label_smoothing,
@@ -204,7 +206,11 @@ def float64(array: Any) -> Any:
 
 def bits(array: Any) -> Any:
     """bfloat16 as the uint16 that holds it: it has no place in NumPy's buffers."""
-    return array.view(np.uint16) if dtype_name(array) == "bfloat16" else array
+    return array.view(np.uint16) if is_bfloat16(array) else array
+
+
+def is_bfloat16(array: Any) -> bool:
+    return array.dtype.names == BFLOAT16.names or dtype_name(array) == "bfloat16"
 
 
 def cube(array: np.ndarray, layout: Layout) -> np.ndarray:
