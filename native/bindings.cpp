@@ -4,7 +4,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <list>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -205,30 +207,35 @@ void binary(nb::handle logits_array, bool is_bfloat16, nb::handle target_array, 
     compute_elements(p, instruction_set);
 }
 
-template <class T, class A> T* vector_of(const A& array, std::int64_t count) {
-    if (array.ndim() != 1 || std::int64_t(array.shape(0)) != count || array.itemsize() != sizeof(T) || (count > 1 && array.stride(0) != 1))
+template <class T> T* vector_of(const Buffer& array, std::int64_t count) {
+    if (array.dimensions() != 1 || array.size() != count || array.item_bytes() != sizeof(T) || (count > 1 && array.stride(0) != sizeof(T)))
         throw std::invalid_argument("expected a contiguous vector, one number per row");
-    return (T*)start(array);
+    return (T*)array.data();
 }
 
-void scores(const Array& values, int inputs, const Array& labels, const std::optional<Array>& weights, const nb::dict& results,
-            const std::vector<double>& inverse_temperature, const std::optional<Output>& by_temperature, const std::optional<Output>& gap,
-            int threads, const std::string& instruction_set) {
-    if (values.ndim() != 2 || values.shape(1) < 1) throw std::invalid_argument("expected (rows, classes), one class or more");
+void scores(nb::handle values_array, int inputs, nb::handle labels_array, nb::handle weights_array, const nb::dict& results,
+            const std::vector<double>& inverse_temperature, nb::handle by_temperature_array, nb::handle gap_array, int threads,
+            const std::string& instruction_set) {
+    Buffer values(values_array), labels(labels_array);
+    Optional weights(weights_array), by_temperature(by_temperature_array, Buffer::write), gap(gap_array, Buffer::write);
+    if (values.dimensions() != 2 || values.extent(1) < 1) throw std::invalid_argument("expected (rows, classes), one class or more");
     ScoreProblem p;
-    p.rows = std::int64_t(values.shape(0));
-    p.classes = std::int64_t(values.shape(1));
-    p.values = {start(values), dtype_of(values, false), stride(values, 0), stride(values, 1), 0};
+    p.rows = values.extent(0);
+    p.classes = values.extent(1);
+    p.values = {values.data(), values.dtype(), values.stride(0), values.stride(1), 0};
     p.inputs = Inputs(inputs);
     p.labels = vector_of<const std::int64_t>(labels, p.rows);
     if (weights) p.weights = vector_of<const double>(*weights, p.rows);
-    auto result = [&](const char* name) { return results.contains(name) ? vector_of<double>(nb::cast<Output>(results[name]), p.rows) : nullptr; };
-    p.loss = result("loss");
-    p.entropy = result("entropy");
-    p.label_probability = result("label_probability");
-    p.prediction_probability = result("prediction_probability");
-    p.row_sum = result("row_sum");
-    if (results.contains("prediction")) p.prediction = vector_of<std::int64_t>(nb::cast<Output>(results["prediction"]), p.rows);
+    std::list<Buffer> held;
+    auto place = [&]<class Number>(Number*& to, const char* name) {
+        if (results.contains(name)) to = vector_of<Number>(held.emplace_back(results[name], Buffer::write), p.rows);
+    };
+    place(p.loss, "loss");
+    place(p.entropy, "entropy");
+    place(p.label_probability, "label_probability");
+    place(p.prediction_probability, "prediction_probability");
+    place(p.row_sum, "row_sum");
+    place(p.prediction, "prediction");
     if (by_temperature) {
         std::int64_t blocks = score_blocks(p.rows);
         if (!gap || inverse_temperature.size() != temperatures) throw std::invalid_argument("expected 9 temperatures and both sums");
