@@ -13,6 +13,7 @@
 
 #include "buffer.hpp"
 #include "labels.hpp"
+#include "ranges.hpp"
 #include "schedule.hpp"
 
 namespace nb = nanobind;
@@ -39,6 +40,13 @@ Matrix matrix(const Buffer& a, int axis, bool is_bfloat16 = false) {
     if (a.dimensions() != 2) throw std::invalid_argument("expected two dimensions, or (outer, classes, inner)");
     if (axis == 1) return {a.data(), dtype, a.stride(0), a.stride(1), 0};
     return {a.data(), dtype, 0, a.stride(0), a.stride(1)};
+}
+
+void set_rows(Problem& p, const Buffer& logits, int axis) {
+    bool is_cube = logits.dimensions() == 3;
+    p.classes = logits.extent(is_cube ? 1 : axis);
+    p.inner = is_cube ? logits.extent(2) : axis == 1 ? 1 : logits.extent(1);
+    p.rows = is_cube ? logits.extent(0) * p.inner : axis == 1 ? logits.extent(0) : p.inner;
 }
 
 // (rows,) or (rows, K); a first axis of 1 serves every row
@@ -85,10 +93,7 @@ nb::object rows(nb::handle logits_array, int axis, bool is_bfloat16, bool has_so
         target_sum(target_sum_array), valid(valid_array), row_weight(row_weight_array), gradient(gradient_array, Buffer::write);
     Numbers index_weight(index_weight_number), upstream(upstream_number);
     Problem p;
-    bool is_cube = logits.dimensions() == 3;
-    p.classes = logits.extent(is_cube ? 1 : axis);
-    p.inner = is_cube ? logits.extent(2) : axis == 1 ? 1 : logits.extent(1);
-    p.rows = is_cube ? logits.extent(0) * p.inner : axis == 1 ? logits.extent(0) : p.inner;
+    set_rows(p, logits, axis);
     p.logits = matrix(logits, axis, is_bfloat16);
     p.has_softmax = has_softmax;
     p.are_probabilities = are_probabilities;
@@ -175,6 +180,35 @@ nb::object labels(nb::handle labels_array, std::int64_t classes, nb::handle igno
     }
     if (scan.wrong >= 0) return nb::none();
     return nb::make_tuple(scan.counted, scan.weight);
+}
+
+// How many of a vector's numbers are `ignored`; None where another is outside [low, high], or for what is not read here.
+nb::object within(nb::handle array, double low, double high, std::optional<double> ignored, bool allows_nan, int threads) {
+    Buffer numbers(array);
+    if (!numbers.is_aligned() || (numbers.size() > 1 && numbers.stride(0) != numbers.item_bytes())) return nb::none();
+    Range range{low, high, allows_nan, ignored.has_value(), ignored.value_or(0), threads};
+    std::int64_t found;
+    {
+        nb::gil_scoped_release release;
+        found = count_ignored({numbers.data(), numbers.dtype(), numbers.item_bytes()}, numbers.size(), range);
+    }
+    return found < 0 ? nb::object(nb::none()) : nb::object(nb::int_(found));
+}
+
+// Do the entries at the labels lie in [low, high]?
+bool labelled_within(nb::handle logits_array, int axis, nb::handle labels_array, std::optional<std::int64_t> ignored_label, double low, double high,
+                     int threads) {
+    Buffer logits(logits_array), labels(labels_array);
+    Problem p;
+    set_rows(p, logits, axis);
+    p.logits = matrix(logits, axis);
+    p.indices = {labels.data(), labels.dtype(), labels.stride(0), 0, 0};
+    p.ignores_label = ignored_label.has_value();
+    p.ignored_label = ignored_label.value_or(0);
+    p.threads = threads;
+    Range range{low, high, true};
+    nb::gil_scoped_release release;
+    return labels_within(p, range);
 }
 
 Elements elements(const Buffer& array, bool is_bfloat16 = false) {
@@ -264,6 +298,9 @@ NB_MODULE(_native, m) {
     m.def("score_blocks", &score_blocks, "rows"_a);
     m.def("scores", &scores, "values"_a, "inputs"_a, "labels"_a, "weights"_a.none(), "results"_a, "inverse_temperature"_a,
           "by_temperature"_a.none(), "gap"_a.none(), "threads"_a, "instruction_set"_a);
+    m.def("within", &within, "numbers"_a, "low"_a, "high"_a, "ignored"_a.none(), "allows_nan"_a, "threads"_a = 0);
+    m.def("labelled_within", &labelled_within, "logits"_a, "axis"_a, "labels"_a, "ignored_label"_a.none(), "low"_a, "high"_a,
+          "threads"_a = 0);
     m.def("element_blocks", &element_blocks, "count"_a);
     m.def("binary", &binary, "logits"_a, "is_bfloat16"_a, "target"_a, "target_is_bfloat16"_a, "pos_weight"_a.none(), "valid"_a.none(),
            "smoothing"_a, "upstream"_a, "losses"_a.none(), "sums"_a.none(), "gradient"_a.none(), "threads"_a,
