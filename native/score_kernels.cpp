@@ -104,8 +104,7 @@ template <Inputs inputs> INLINE void score(const ScoreProblem& p, const Group& g
     Real ties = -1.0, others = 0.0, weighted = 0.0;
     Real scaled_up = select(reference < 0x1p-900, Real(0x1p200), 1.0), inverse_reference = 1.0 / (reference * scaled_up);
     Origin<double, lanes> origin(reference);
-    constexpr double scale = 0x1p-200;  // exp_relative leaves room for small summands
-    static_assert(Exp<double>::headroom == 200);
+    Real scale = origin.scale();
     for (std::int64_t first = 0; first < g.classes; first += 256) {  // blocks keep the rounding of long sums small
         Real s = 0.0, t = 0.0;
         for (std::int64_t j = first, end = std::min(first + 256, g.classes); j < end; ++j) {
@@ -115,7 +114,7 @@ template <Inputs inputs> INLINE void score(const ScoreProblem& p, const Group& g
                 d = log_of(larger(Real(0x1p-1022), e), Real(0.0));
                 d = select(e == 0.0, Real(lowest), d);
             } else {
-                e = exp_relative(v, origin) * scale;
+                e = select(v == reference, Real(1.0), exp_relative(v, origin) * scale);
                 d = larger(Real(lowest), v - reference);
             }
             Mask is_top = d == 0.0;
