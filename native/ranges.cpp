@@ -1,0 +1,112 @@
+#include "ranges.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+
+#include "schedule.hpp"
+#include "threads.hpp"
+
+namespace {
+
+constexpr std::int64_t chunk = 1 << 14;
+
+template <class T> struct Limits {
+    T low, high, ignored;
+    bool ignores, allows_nan;
+
+    explicit Limits(const Range& range)
+        : low(clamped(range.low)), high(clamped(range.high)), ignored(clamped(range.ignored)),
+          ignores(range.ignores && double(ignored) == range.ignored), allows_nan(range.allows_nan) {}
+    static T clamped(double value) {
+        using L = std::numeric_limits<T>;
+        if (value <= double(L::lowest())) return L::has_infinity && value < double(L::lowest()) ? T(-L::infinity()) : L::lowest();
+        return value >= double(L::max()) ? L::max() : T(value);
+    }
+    bool holds(T x) const { return (x >= low) & (x <= high); }
+};
+
+template <class T> std::int64_t count(const Elements& numbers, std::int64_t size, const Range& range) {
+    Limits<T> limits(range);
+    std::int64_t pieces = (size + chunk - 1) / chunk;
+    std::atomic<std::int64_t> ignored{0};
+    std::atomic<bool> is_wrong{false};
+    parallel_for(pieces, workers_for(double(size) * sizeof(T) * 0.1, range.threads, pieces), [&](std::int64_t piece, int) {
+        if (is_wrong.load(std::memory_order_relaxed)) return;
+        const T* x = reinterpret_cast<const T*>(numbers.data) + piece * chunk;
+        int length = int(std::min(chunk, size - piece * chunk)), outside = 0, special = 0;
+        for (int i = 0; i < length; ++i) outside += !limits.holds(x[i]);
+        if (!outside) {
+            if (limits.ignores && limits.holds(limits.ignored))
+                for (int i = 0; i < length; ++i) special += x[i] == limits.ignored;
+        } else {
+            for (int i = 0; i < length; ++i) {
+                bool is_ignored = limits.ignores && x[i] == limits.ignored, is_nan = limits.allows_nan && x[i] != x[i];
+                special += is_ignored;
+                if (!limits.holds(x[i]) && !is_ignored && !is_nan) is_wrong = true;
+            }
+        }
+        if (special) ignored += special;
+    });
+    return is_wrong ? -1 : ignored.load();
+}
+
+// The entries at the labels lie in as many cache lines, and mostly pages: those of rows to come are asked for early.
+template <class T, class Label> bool gather(const Problem& p, const Range& range, double* values) {
+    constexpr std::int64_t ahead = 24;
+    std::int64_t pieces = (p.rows + chunk - 1) / chunk;
+    std::atomic<bool> is_wrong{false};
+    parallel_for(pieces, workers_for(double(p.rows) * 20, p.threads, pieces), [&](std::int64_t piece, int) {
+        std::int64_t end = std::min(p.rows, (piece + 1) * chunk);
+        auto label_of = [&](std::int64_t row) { return std::int64_t(*reinterpret_cast<const Label*>(p.indices.data + row * p.indices.outer_stride)); };
+        auto address = [&](std::int64_t row, std::int64_t label) {
+            std::int64_t outer = p.inner == 1 ? row : row / p.inner, inner = p.inner == 1 ? 0 : row % p.inner;
+            return p.logits.data + outer * p.logits.outer_stride + inner * p.logits.inner_stride + label * p.logits.class_stride;
+        };
+        int wrong = 0;
+        for (std::int64_t row = piece * chunk; row < end; ++row) {
+            if (row + ahead < end) __builtin_prefetch(address(row + ahead, std::int64_t(std::min(std::uint64_t(label_of(row + ahead)), std::uint64_t(p.classes - 1)))));
+            std::int64_t label = label_of(row);
+            values[row] = 1;
+            // A row that does not count stands for nothing; one that row_weight leaves out is looked at by who reports.
+            if (std::uint64_t(label) >= std::uint64_t(p.classes) || (p.ignores_label && label == p.ignored_label)) continue;
+            double x = double(*reinterpret_cast<const T*>(address(row, label)));
+            values[row] = x;
+            wrong += (x < range.low) | (x > range.high);
+        }
+        if (wrong) is_wrong = true;
+    });
+    return !is_wrong;
+}
+template <class T> bool gather(const Problem& p, const Range& range, double* values) {
+    switch (p.indices.dtype) {
+        case DType::int64: return gather<T, std::int64_t>(p, range, values);
+        case DType::int32: return gather<T, std::int32_t>(p, range, values);
+        case DType::int16: return gather<T, std::int16_t>(p, range, values);
+        case DType::int8: return gather<T, std::int8_t>(p, range, values);
+        case DType::uint64: return gather<T, std::uint64_t>(p, range, values);
+        case DType::uint32: return gather<T, std::uint32_t>(p, range, values);
+        case DType::uint16: return gather<T, std::uint16_t>(p, range, values);
+        default: return gather<T, std::uint8_t>(p, range, values);
+    }
+}
+
+}  // namespace
+
+std::int64_t count_ignored(const Elements& numbers, std::int64_t size, const Range& range) {
+    switch (numbers.dtype) {
+        case DType::float64: return count<double>(numbers, size, range);
+        case DType::float32: return count<float>(numbers, size, range);
+        case DType::int64: return count<std::int64_t>(numbers, size, range);
+        case DType::int32: return count<std::int32_t>(numbers, size, range);
+        case DType::int16: return count<std::int16_t>(numbers, size, range);
+        case DType::int8: return count<std::int8_t>(numbers, size, range);
+        case DType::uint8: return count<std::uint8_t>(numbers, size, range);
+        default: return -1;
+    }
+}
+
+bool gather_labelled(const Problem& p, const Range& range, double* values) {
+    if (p.logits.dtype == DType::float64) return gather<double>(p, range, values);
+    return p.logits.dtype == DType::float32 && gather<float>(p, range, values);
+}
