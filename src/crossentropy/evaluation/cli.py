@@ -102,6 +102,26 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--json", action="store_true", help="the same numbers as JSON")
 
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="fit the temperature that repairs over- or under-confidence, or apply a fitted one to a file",
+        description="Fit a scaler to saved predictions with labels, show what it is worth on rows it was not fitted "
+        "on, and keep it with --save; or calibrate the predictions of a file with --apply.",
+        epilog=READING,
+    )
+    calibrate.add_argument("file", metavar="FILE", help="predictions, as for report; --apply needs no labels")
+    _add_reading(calibrate)
+    calibrate.add_argument(
+        "--method",
+        choices=("temperature", "affine"),
+        help="divide the logits by a temperature (default), or for two classes: slope times the logit + intercept",
+    )
+    what = calibrate.add_mutually_exclusive_group()
+    what.add_argument("--save", metavar="SCALER.json", help="keep the fitted scaler")
+    what.add_argument("--apply", metavar="SCALER.json", help="calibrate the file with a scaler that was saved")
+    calibrate.add_argument("-o", "--output", metavar="OUT", help="with --apply: the .parquet, .csv or .npy to write")
+    calibrate.add_argument("--json", action="store_true", help="the fit's numbers as JSON")
+
     rows = commands.add_parser(
         "rows",
         help="every row's loss, entropy and prediction, as Parquet or CSV",
@@ -204,6 +224,41 @@ def run_compare(options: argparse.Namespace) -> int:
     return WORSE if limit is not None and not result.difference.mean <= limit else 0
 
 
+def run_calibrate(options: argparse.Namespace) -> int:
+    if options.apply:
+        return _apply_scaler(options)
+    if options.output:
+        return _fail("-o is written by --apply SCALER.json; a fit is kept by --save SCALER.json", status=2)
+    from .commands import calibrate
+
+    fit = calibrate(options.file, method=options.method or "temperature", watch=_with_progress, **_reading(options))
+    if options.save:
+        fit.scaler.save(options.save)
+    _show(fit, options.json)
+    if options.save and not options.json:
+        print(f"saved {options.save}; apply it by: crossentropy calibrate FILE --apply {options.save} -o OUT")
+    return 0
+
+
+def _apply_scaler(options: argparse.Namespace) -> int:
+    for name in ("method", "json"):
+        if getattr(options, name):
+            return _fail(f"--{name} belongs to a fit and has no meaning with --apply", status=2)
+    if not options.output:
+        return _fail("--apply needs -o OUT, the file to write", status=2)
+    from .provenance import SourceFile
+    from .scaled_predictions import apply_scaler
+    from .scaler import Scaler
+
+    scaler = Scaler.load(options.apply)
+    rows = apply_scaler(scaler, options.file, options.output, **_reading(options))
+    print(f"wrote {options.output}: {rows:,} row{'s' * (rows != 1)}, {scaler.describe()}")
+    digest = (scaler.fitted_on or {}).get("sha256")
+    if digest and digest == SourceFile.of(options.file).sha256:
+        print("these are the rows that the scaler was fitted on: a report on them is no test of it")
+    return 0
+
+
 def run_rows(options: argparse.Namespace) -> int:
     from .row_table import row_batches, worst_rows, write_rows
     from .tables import read_predictions
@@ -239,7 +294,13 @@ def _show(result: Forms, as_json: bool = False) -> int:
     return 0
 
 
-RUN = {"demo": run_demo, "report": run_report, "compare": run_compare, "rows": run_rows}
+RUN = {
+    "demo": run_demo,
+    "report": run_report,
+    "compare": run_compare,
+    "calibrate": run_calibrate,
+    "rows": run_rows,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
