@@ -108,7 +108,7 @@ def test_what_cannot_be_fitted():
     model.fit(X, y)
     with pytest.raises(NotFittedError):
         CalibratedClassifier(model).predict(X_fit)
-    with pytest.raises(ValueError, match="label 7 at position 0 is none"):
+    with pytest.raises(ValueError, match="label 8 at position 0 is none"):
         CalibratedClassifier(model).fit(X_fit, y_fit + 7)
     with pytest.raises(ValueError, match="method must be one of"):
         CalibratedClassifier(model, method="isotonic").fit(X_fit, y_fit)

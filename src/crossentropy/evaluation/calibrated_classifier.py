@@ -69,7 +69,7 @@ class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         unknown = classes[labels] != y
         if unknown.any():
             row = int(np.argmax(unknown))
-            raise ValueError(f"label {y[row]!r} at position {row} is none of the estimator's classes")
+            raise ValueError(f"label {y[row]!s} at position {row} is none of the estimator's classes")
         weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
         logits, inputs = self._predictions(X)
         batch = Batch(logits, labels, inputs, weights=weights)
