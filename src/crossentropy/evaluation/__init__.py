@@ -17,6 +17,7 @@ _HOME = {
     "LanguageModelReport": "language_model_scores",
     "LogLossReport": "log_loss_report",
     "PredictionError": "batches",
+    "Reliability": "reliability",
     "Scaler": "scaler",
     "TextBatch": "language_model",
     "apply_scaler": "scaled_predictions",
@@ -24,6 +25,7 @@ _HOME = {
     "compare": "commands",
     "language_model_report": "language_model_table",
     "read_predictions": "tables",
+    "reliability": "commands",
     "report": "commands",
     "rows": "commands",
 }

@@ -89,7 +89,8 @@ class TemperatureSums:
             own = _Curve(self.loss[k] / self.weight[k], self.slope[k] / self.weight[k])
             fitted += self.weight[k] * own.at(other.minimum())
         cross_fitted = None if math.isnan(fitted) else float(fitted / total)
-        return Calibration(gap, z, as_it_is / total, math.exp(-best), cross_fitted)
+        grid = tuple(zip(np.exp(-GRID).tolist(), (self.loss.sum(axis=0) / total).tolist(), strict=True))
+        return Calibration(gap, z, as_it_is / total, math.exp(-best), cross_fitted, grid)
 
 
 def _surprise_variance(logits: np.ndarray, lse: np.ndarray, entropy: np.ndarray) -> np.ndarray:
@@ -106,7 +107,7 @@ class Calibration:
 
     `gap` is mean loss - mean entropy and `z` its test, None where every probability is 0 or 1; `temperature` minimises
     the loss when the logits are divided by it; `fitted_loss` is the loss with temperatures fitted on other rows.
-    loss = calibration + refinement, refinement = fitted_loss.
+    loss = calibration + refinement, refinement = fitted_loss. `grid` has the loss at a few temperatures, to draw.
     """
 
     gap: float
@@ -114,6 +115,7 @@ class Calibration:
     loss: float
     temperature: float
     fitted_loss: float | None
+    grid: tuple[tuple[float, float], ...] = ()
 
     @property
     def direction(self) -> str:

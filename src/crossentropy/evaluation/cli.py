@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .tables import Predictions
 
 # The packages of the `report` extra, by the names they are imported under.
-EXTRA = ("pyarrow", "rich", "matplotlib", "scipy", "sklearn")
+EXTRA = ("pyarrow", "rich", "jinja2", "matplotlib", "scipy", "sklearn")
 # The exit status of a comparison that was asked to fail; errors have 1 and wrong calls 2.
 WORSE = 3
 READING = (
@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     texts.add_argument("--log-prob", metavar="COLUMN", help="the log-probability of the whole text (implies the above)")
     texts.add_argument("--tokens", metavar="COLUMN", help="the number of tokens of the text")
     texts.add_argument("--bytes", metavar="COLUMN", help="the number of bytes of the text")
+    report.add_argument("--html", metavar="OUT", help="write a page as well: one file, to mail or to keep")
     report.add_argument("--json", action="store_true", help="the same numbers as JSON")
 
     compare = commands.add_parser(
@@ -100,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         help=f"end with status {WORSE} where B's mean loss is more than NATS above A's",
     )
+    compare.add_argument("--html", metavar="OUT", help="write a page as well: one file, to mail or to keep")
     compare.add_argument("--json", action="store_true", help="the same numbers as JSON")
 
     calibrate = commands.add_parser(
@@ -189,15 +191,22 @@ def run_report(options: argparse.Namespace) -> int:
     from .commands import report
 
     if options.language_model or options.log_prob:
+        if options.html:
+            return _fail("--html is for predictions of classes; for language models there is --json", status=2)
         from .language_model_table import language_model_report
 
         names = ("log_prob", "tokens", "bytes", "id", "weight", "group", "by", "worst")
         texts = language_model_report(options.file, **{name: getattr(options, name) for name in names})
         return _show(texts, options.json)
-    result = report(
-        options.file, worst=options.worst, baseline=options.baseline, watch=_with_progress, **_reading(options)
-    )
-    return _show(result, options.json)
+    own = {name: getattr(options, name) for name in ("worst", "baseline", "html")}
+    _show(report(options.file, watch=_with_progress, **own, **_reading(options)), options.json)
+    return _wrote(options)
+
+
+def _wrote(options: argparse.Namespace) -> int:
+    if options.html and not options.json:
+        print(f"wrote {options.html}")
+    return 0
 
 
 def _with_progress(predictions: Predictions) -> Iterator[Batch]:
@@ -217,8 +226,10 @@ def run_compare(options: argparse.Namespace) -> int:
     from .commands import compare
 
     for_b = {"labels": options.labels_b} if options.labels_b else {}
-    result = compare(options.a, options.b, moved=options.moved, options_b=for_b, **_reading(options))
+    own = {"moved": options.moved, "html": options.html}
+    result = compare(options.a, options.b, options_b=for_b, **own, **_reading(options))
     _show(result, options.json)
+    _wrote(options)
     limit = options.fail_if_worse_than
     # "not <=" and not ">": a difference that is undefined is no proof of being good enough
     return WORSE if limit is not None and not result.difference.mean <= limit else 0

@@ -141,10 +141,14 @@ def _keys(p: np.ndarray) -> np.ndarray:
     return np.where(p < 0.5, low, half + (half - np.minimum(high, half)))
 
 
-def _fitted_loss(positive: np.ndarray, weight: np.ndarray) -> float:
-    """The total loss of the isotonic fit of the frequencies positive / weight: the weighted entropy of its blocks."""
+def isotonic_fit(positive: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The non-decreasing frequencies nearest to positive / weight."""
     from scipy.optimize import isotonic_regression  # 0.3 s to import, and only a binary report needs it
 
-    fit = isotonic_regression(positive / weight, weights=weight).x
-    fit = np.clip(fit, 0, 1)
+    return np.clip(isotonic_regression(positive / weight, weights=weight).x, 0, 1)
+
+
+def _fitted_loss(positive: np.ndarray, weight: np.ndarray) -> float:
+    """The total loss of the isotonic fit of the frequencies positive / weight: the weighted entropy of its blocks."""
+    fit = isotonic_fit(positive, weight)
     return float((weight * entropy(np.stack([fit, 1 - fit], axis=1))).sum())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from .formats import Table, batch_rows, files_of, is_npy, load_npy, open_files
 from .row_table import write_rows
 from .scaler import Scaler
 from .tables import with_list_classes
+from .whole_file import whole_file
 
 # Predictions that wait for a scaler often have no label yet; nothing is ever read under this name.
 NO_LABEL = "no label\0"
@@ -70,7 +69,7 @@ def apply_scaler(scaler: Scaler, source: str | Path, output: str | Path, **how_t
         raise PredictionError(f"{output}: calibrated tables are written as .parquet or .csv")
     table, columns = _open(source, how_to_read)
     _check_classes(scaler, columns.classes, table.source)
-    with _whole(output) as unfinished:
+    with whole_file(output) as unfinished:
         rows = write_rows(_scaled(scaler, table, columns), str(unfinished))
         if not rows:
             raise PredictionError(f"{table.source}: there are no rows")
@@ -162,7 +161,7 @@ def _write_npy(scaler: Scaler, source: Path, output: Path, inputs: str) -> int:
         )
     rows, classes = array.shape
     _check_classes(scaler, tuple(str(i) for i in range(classes)), str(source))
-    with _whole(output) as unfinished:
+    with whole_file(output) as unfinished:
         result = np.lib.format.open_memmap(unfinished, "w+", np.float64, (rows, classes))
         for start in range(0, rows, size := batch_rows(classes)):
             block = np.asarray(array[start : start + size], np.float64)
@@ -170,16 +169,3 @@ def _write_npy(scaler: Scaler, source: Path, output: Path, inputs: str) -> int:
             result[start : start + size] = scaler.apply(block, inputs)
         result.flush()
     return rows
-
-
-@contextmanager
-def _whole(output: Path) -> Iterator[Path]:
-    """A name to write to, which becomes the output when all is written; after an error nothing is left of it."""
-    unfinished = output.with_name(f".{output.stem}.{os.getpid()}{output.suffix}")
-    try:
-        yield unfinished
-        unfinished.replace(output)
-    except OSError as error:
-        raise PredictionError(f"{output}: cannot be written: {error.strerror or error}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
