@@ -160,7 +160,7 @@ def _costliest(parts: Sequence[Any], key: str, most: int) -> list[Any]:
 
 def _unbroken(text: str) -> str:
     """A number and its unit stay on one line."""
-    return text.replace(" %", "\u00a0%").replace(" nats", "\u00a0nats")
+    return text.replace(" %", "\u00a0%").replace(" nats", "\u00a0nats").replace("z = ", "z\u00a0=\u00a0")
 
 
 FILTERS: dict[str, Any] = {

@@ -44,7 +44,7 @@ class UsableRows(NamedTuple):
         weight = np.ones(len(kept)) if batch.weights is None else batch.weights[kept].astype(np.float64)
         groups = None if batch.groups is None else batch.groups.take(kept)
         if groups is None:
-            fold = folds(logits)
+            fold = folds(predictions[kept])  # of the numbers as stored: their logarithms differ between machines
         else:  # rows that belong together are fitted or held out together
             fold = np.array([cluster_hash(name) % FOLDS for name in groups.names], np.intp)[groups.codes]
         return cls(logits, batch.labels[kept], weight, fold, loss[kept], groups, len(loss) - len(kept))
