@@ -3,14 +3,20 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("jinja2", reason="pages need the extra `report`")
 
 from crossentropy.evaluation import Batch, compare, report
+from crossentropy.evaluation.page import comparison_page, report_page
+from crossentropy.evaluation.provenance import Provenance, SourceFile
 from crossentropy.evaluation.reliability_diagram import ReliabilitySums
 from crossentropy.evaluation.verdict import comparison_verdict, report_verdict
 
@@ -29,6 +35,9 @@ HOSTILE = [
     "]]></svg><script>alert(2)</script>",
     "\x00\x1b[31m\n",
 ]
+
+
+PROVENANCE = Provenance((SourceFile("array"),), {"crossentropy": "0.1.0"}, datetime(2030, 1, 2, tzinfo=UTC))
 
 
 class Page(HTMLParser):
@@ -286,3 +295,28 @@ def test_a_page_that_cannot_be_written_is_one_clear_line(run, save, tmp_path):
     assert error.count("\n") == 1
     status, _, error = run("report", tmp_path / "x.parquet", "--language-model", "--html", tmp_path / "page.html")
     assert status == 2
+
+
+# any data at all ---------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_any_data_has_a_page(data):
+    rows, classes = data.draw(st.integers(1, 30)), data.draw(st.integers(2, 4))
+    value = st.sampled_from([0.0, 1e-300, 1e-9, 0.25, 0.5, 1 - 1e-12, 1.0])
+    p = np.array(data.draw(st.lists(st.lists(value, min_size=classes, max_size=classes), min_size=rows, max_size=rows)))
+    labels = data.draw(st.lists(st.integers(0, classes - 1), min_size=rows, max_size=rows))
+    names = data.draw(st.lists(st.text(min_size=1, max_size=8), min_size=classes, max_size=classes, unique=True))
+    found = report(p, labels=labels)
+    sums = ReliabilitySums.empty(names, [None, 1]).update(Batch(p, np.array(labels)))
+    by_class = tuple(replace(part, name=name) for part, name in zip(found.by_class, names, strict=True))
+    named = replace(found, classes=tuple(names), by_class=by_class, slices={names[0]: by_class})
+    text = report_page(named, sums.result(), PROVENANCE)
+    page = Page(text)
+    assert page.tags.count("script") == 1
+    assert page.tags.count("svg") == text.count("<svg ")
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert "nan" not in re.sub(r"<style>.*?</style>|<script>.*?</script>", "", text, flags=re.DOTALL).lower().split()
+    other = compare(p, np.roll(p, 1, axis=0), labels=labels)
+    assert Page(comparison_page(other, PROVENANCE)).tags.count("script") == 1

@@ -141,7 +141,7 @@ def test_reliability_draws_the_staircase_the_band_and_the_rows(results):
     band = next(part for part in ax.collections if part.get_label() == "calibrated, 95 %")
     ends = band.get_paths()[0].vertices
     assert ends[:, 1].max() == pytest.approx(found.band[2].max())
-    (rows,) = (patch for patch in ax.patches if patch.get_label() == "rows, log scale")
+    (rows,) = (patch for patch in ax.patches if patch.get_label() == "600 rows, log scale")
     values, edges, _ = rows.get_data()
     assert ((values > 0) == (found.density > 0)).all()
     assert len(edges) == len(found.density) + 1

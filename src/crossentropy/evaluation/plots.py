@@ -104,7 +104,7 @@ def reliability(result: Reliability, ax: Axes | None = None) -> Axes:
         ax.plot(ends[:1], result.frequency, "o", color=MAIN)
     height = 0.16 * np.log1p(result.density) / np.log1p(max(1, result.density.max()))
     edges = np.linspace(0, 1, len(result.density) + 1)
-    ax.stairs(height, edges, fill=True, color=SECOND, alpha=0.55, label="rows, log scale")
+    ax.stairs(height, edges, fill=True, color=SECOND, alpha=0.55, label=f"{result.rows:,} rows, log scale")
     name = "the predicted class" if result.name == "top label" else _name(result.name)
     ax.set(xlabel=f"probability given to {name}", ylabel="how often it happened", xlim=(0, 1), ylim=(0, 1))
     said, happened = percent(result.mean_probability), percent(result.mean_frequency)
