@@ -150,6 +150,42 @@ void binary(const Array& logits, bool is_bfloat16, const Array& target, bool tar
     compute_elements(p, instruction_set);
 }
 
+template <class T, class A> T* vector_of(const A& array, std::int64_t count) {
+    if (array.ndim() != 1 || std::int64_t(array.shape(0)) != count || array.itemsize() != sizeof(T) || (count > 1 && array.stride(0) != 1))
+        throw std::invalid_argument("expected a contiguous vector, one number per row");
+    return (T*)start(array);
+}
+
+void scores(const Array& values, int inputs, const Array& labels, const std::optional<Array>& weights, const nb::dict& results,
+            const std::vector<double>& inverse_temperature, const std::optional<Output>& by_temperature, const std::optional<Output>& gap,
+            int threads, const std::string& instruction_set) {
+    if (values.ndim() != 2 || values.shape(1) < 1) throw std::invalid_argument("expected (rows, classes), one class or more");
+    ScoreProblem p;
+    p.rows = std::int64_t(values.shape(0));
+    p.classes = std::int64_t(values.shape(1));
+    p.values = {start(values), dtype_of(values, false), stride(values, 0), stride(values, 1), 0};
+    p.inputs = Inputs(inputs);
+    p.labels = vector_of<const std::int64_t>(labels, p.rows);
+    if (weights) p.weights = vector_of<const double>(*weights, p.rows);
+    auto result = [&](const char* name) { return results.contains(name) ? vector_of<double>(nb::cast<Output>(results[name]), p.rows) : nullptr; };
+    p.loss = result("loss");
+    p.entropy = result("entropy");
+    p.label_probability = result("label_probability");
+    p.prediction_probability = result("prediction_probability");
+    p.row_sum = result("row_sum");
+    if (results.contains("prediction")) p.prediction = vector_of<std::int64_t>(nb::cast<Output>(results["prediction"]), p.rows);
+    if (by_temperature) {
+        std::int64_t blocks = score_blocks(p.rows);
+        if (!gap || inverse_temperature.size() != temperatures) throw std::invalid_argument("expected 9 temperatures and both sums");
+        std::copy(inverse_temperature.begin(), inverse_temperature.end(), p.inverse_temperature);
+        p.by_temperature = vector_of<double>(*by_temperature, blocks * folds * sums_per_fold);
+        p.gap = vector_of<double>(*gap, blocks * 2);
+    }
+    p.threads = threads;
+    nb::gil_scoped_release release;
+    compute_scores(p, instruction_set);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -159,6 +195,11 @@ NB_MODULE(_native, m) {
           "dense"_a.none(), "dense_is_bfloat16"_a, "dense_scale"_a, "class_weight"_a.none(), "smoothing"_a, "target_sum"_a.none(),
           "z_loss"_a, "focal_gamma"_a, "valid"_a.none(), "upstream"_a.none(), "given"_a, "results"_a, "gradient"_a.none(), "threads"_a,
           "instruction_set"_a);
+    m.attr("folds") = folds;
+    m.attr("sums_per_fold") = sums_per_fold;
+    m.def("score_blocks", &score_blocks, "rows"_a);
+    m.def("scores", &scores, "values"_a, "inputs"_a, "labels"_a, "weights"_a.none(), "results"_a, "inverse_temperature"_a,
+          "by_temperature"_a.none(), "gap"_a.none(), "threads"_a, "instruction_set"_a);
     m.def("element_blocks", &element_blocks, "count"_a);
     m.def("binary", &binary, "logits"_a, "is_bfloat16"_a, "target"_a, "target_is_bfloat16"_a, "pos_weight"_a.none(), "valid"_a.none(),
            "smoothing"_a, "upstream"_a, "losses"_a.none(), "sums"_a.none(), "gradient"_a.none(), "threads"_a,

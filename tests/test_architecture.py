@@ -22,9 +22,16 @@ LAYERS = [
     {""},
     {"torch", "optax", "evaluation.batches", "evaluation.intervals"},
     {"evaluation.scaler", "evaluation.whole_file"},
-    {"evaluation.calibration", "evaluation.clusters", "evaluation.columns", "evaluation.comparison_scores"},
+    {"evaluation.calibration", "evaluation.temperature_sums", "evaluation.clusters", "evaluation.columns"},
+    {"evaluation.class_index", "evaluation.comparison_scores", "evaluation.multi_label", "evaluation.read_ahead"},
     {"evaluation.corp", "evaluation.curves", "evaluation.formats", "evaluation.forms", "evaluation.loss_histogram"},
-    {"evaluation.row_scores", "evaluation.state_bytes", "evaluation.stored_precision", "evaluation.text_table"},
+    {
+        "evaluation.row_scores",
+        "evaluation.soft_labels",
+        "evaluation.state_bytes",
+        "evaluation.stored_precision",
+        "evaluation.text_table",
+    },
     {"evaluation.accumulators", "evaluation.label_errors", "evaluation.row_sums"},
     {"evaluation.provenance", "evaluation.scaler_survey", "evaluation.scores", "evaluation.slices"},
     {"evaluation.scaler_fit"},
@@ -51,9 +58,8 @@ OPTIONAL = {
     "matplotlib": {"evaluation.pictures", "evaluation.plots"},
     "pyarrow": {
         *("evaluation.alignment", "evaluation.arrow_columns", "evaluation.calibration_fit", "evaluation.commands"),
-        *("evaluation.demo", "evaluation.scaled_predictions"),
-        *("evaluation.formats", "evaluation.forms", "evaluation.language_model_table", "evaluation.row_table"),
-        "evaluation.tables",
+        *("evaluation.demo", "evaluation.formats", "evaluation.forms", "evaluation.language_model_table"),
+        *("evaluation.multi_label", "evaluation.row_table", "evaluation.scaled_predictions", "evaluation.tables"),
     },
     "rich": {
         *(

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossentropy.evaluation import Batch, PredictionError, Scaler, apply_scaler, calibrate, report
-from crossentropy.evaluation.calibration import FOLDS, folds
 from crossentropy.evaluation.scaler_fit import fit_values
+from crossentropy.evaluation.temperature_sums import FOLDS, folds
 
 from .conftest import as_columns, pa, softmax_rows
 
@@ -171,7 +171,9 @@ def test_cifar_model_b(shared):
     fit = calibrate(shared / "cifar10_wideresnet_predictions.npy", labels=shared / "cifar10_labels.npy")
     assert fit.scaler.temperature == pytest.approx(2.053, abs=5e-4)
     assert fit.found.loss == pytest.approx(0.3781700, abs=1e-6)
-    assert fit.found.fitted_loss == pytest.approx(0.27454, abs=1e-5)
+    assert fit.found.fitted_loss == pytest.approx(0.27469, abs=1e-5)
+    found = report(shared / "cifar10_wideresnet_predictions.npy", labels=shared / "cifar10_labels.npy").calibration
+    assert fit.found.fitted_loss == pytest.approx(found.fitted_loss, abs=1e-6)  # the report says what a fit is worth
     assert abs(report(fit.scaler.apply(values), labels=labels).calibration.gap) < 1e-9
     # held-out halves: fitted on one half of the rows, judged on the other
     measured = []
@@ -184,6 +186,59 @@ def test_cifar_model_b(shared):
         measured += [scaler.temperature, before, after]
     # temperatures by scipy's brentq on the derivative, and the losses at them
     assert measured == pytest.approx([2.0592242, 0.3737087, 0.2704220, 2.0460399, 0.3826304, 0.2785660], abs=1e-6)
+
+
+def soft(labels, classes, share=0.8):
+    """Soft labels: most of each on its class, the rest on the next one."""
+    return share * np.eye(classes)[labels] + (1 - share) * np.eye(classes)[(labels + 1) % classes]
+
+
+@pytest.mark.parametrize(("classes", "method"), [(4, "temperature"), (2, "temperature"), (2, "affine")])
+def test_soft_labels_are_rows_split_by_their_shares(classes, method):
+    probabilities, labels = softmax_rows(300, classes, seed=17)
+    probabilities = sharpened(probabilities, 2.5)
+    targets = soft(labels, classes)
+    found = fit_values(lambda: [Batch(probabilities, targets)], "abcd"[:classes], method)
+    split = [
+        Batch(
+            np.repeat(probabilities, 2, axis=0),
+            np.stack([labels, (labels + 1) % classes], 1).ravel(),
+            weights=np.tile([0.8, 0.2], 300),
+        )
+    ]
+    expected = fit_values(lambda: split, "abcd"[:classes], method)
+    assert found.slope == pytest.approx(expected.slope, rel=1e-11)
+    assert found.intercept == pytest.approx(expected.intercept, rel=1e-10)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-12)
+    assert found.fitted_loss == pytest.approx(expected.fitted_loss, rel=1e-10)
+    scaler = Scaler(found.slope, found.intercept, method)
+    after = report(scaler.apply(probabilities), labels=targets)
+    assert abs(after.calibration.gap) < 1e-9
+
+
+def test_several_labels_per_row(save, tmp_path):
+    generator = np.random.default_rng(18)
+    logits = generator.normal(scale=2, size=(400, 3))
+    present = (generator.random((400, 3)) < 1 / (1 + np.exp(-logits))).astype(int)
+    p = 1 / (1 + np.exp(-2 * logits))
+    columns = {f"p_{c}": p[:, i] for i, c in enumerate("abc")} | {
+        f"label_{c}": present[:, i] for i, c in enumerate("abc")
+    }
+    path, out = save(columns), tmp_path / "out.parquet"
+    reading = {"label": "label_*", "multi_label": True}
+    fit = calibrate(path, **reading)
+    assert fit.scaler.temperature == pytest.approx(2, rel=0.1)
+    assert fit.found.clusters == 400
+    assert apply_scaler(fit.scaler, path, out, multi_label=True) == 400
+    after = report(out, **reading)
+    assert abs(after.calibration.gap) < 1e-9
+    read = pa.parquet.read_table(out)
+    np.testing.assert_allclose(read["p_b"], 1 / (1 + np.exp(-2 * logits[:, 1] * fit.scaler.slope)), rtol=1e-12)
+    with pytest.raises(PredictionError, match="fitted for other classes"):
+        apply_scaler(fit.scaler, path, tmp_path / "other.parquet")
+    np.save(tmp_path / "p.npy", p)
+    apply_scaler(fit.scaler, tmp_path / "p.npy", tmp_path / "q.npy", multi_label=True)
+    np.testing.assert_allclose(np.load(tmp_path / "q.npy")[:, 1], read["p_b"], rtol=1e-12)
 
 
 # nothing to fit ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("jinja2", reason="pages need the extra `report`")
@@ -274,6 +274,19 @@ def test_figures_of_the_page_are_those_of_the_report(tmp_path):
         assert f"{row.loss:.4g}" in page
 
 
+@pytest.mark.parametrize("kind", ["soft", "multi-label"])
+def test_labels_that_say_something_of_every_class(tmp_path, kind):
+    p, labels = result(rows=200)
+    if kind == "soft":
+        options = {"labels": 0.9 * np.eye(3)[labels] + 0.1 / 3}
+    else:
+        options = {"labels": np.eye(3, dtype=int)[labels], "multi_label": True}
+    text = Page(page_of(report, tmp_path / "page.html", p, **options)).text
+    assert ("no prediction can lose less" in text) == (kind == "soft")
+    assert ("absent" in text) == (kind == "multi-label")
+    page_of(compare, tmp_path / "c.html", p, p**1.5 / (p**1.5).sum(axis=1, keepdims=True), **options)
+
+
 # the command line --------------------------------------------------------------------------------------------------
 
 
@@ -300,7 +313,7 @@ def test_a_page_that_cannot_be_written_is_one_clear_line(run, save, tmp_path):
 # any data at all ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(st.data())
 def test_any_data_has_a_page(data):
     rows, classes = data.draw(st.integers(1, 30)), data.draw(st.integers(2, 4))

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,10 +198,14 @@ def test_temperature_curve_shows_the_minimum(results):
     found = results["finite"].calibration
     ax = plots.temperature_curve(found)
     (curve,) = (line for line in ax.get_lines() if len(line.get_xdata()) > 2)
-    grid = dict(found.grid)
-    assert all(grid[t] == loss for t, loss in zip(*curve.get_data(), strict=True))
+    points = dict(found.curve)
+    assert all(points[t] == loss for t, loss in zip(*curve.get_data(), strict=True))
     marks = [line.get_xdata()[0] for line in ax.get_lines() if len(line.get_xdata()) == 2]
     assert marks == [1, pytest.approx(found.temperature)]
+    lowest = min(points, key=points.get)
+    assert lowest == pytest.approx(found.temperature, rel=0.05)  # as near as the points are
+    with pytest.raises(ValueError, match="10 rows"):
+        plots.temperature_curve(replace(found, temperature=None, curve=()))
 
 
 def test_many_parts_and_long_names_stay_readable():

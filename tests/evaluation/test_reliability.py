@@ -96,6 +96,17 @@ def test_weights_count_rows(save):
     assert other.band is not None
 
 
+def test_soft_labels_happen_by_their_shares():
+    probabilities, labels = softmax_rows(200, 3, seed=5)
+    targets = 0.75 * np.eye(3)[labels] + 0.25 * np.eye(3)[(labels + 1) % 3]
+    found = reliability(probabilities, labels=targets, of=2)
+    assert found.mean_frequency == pytest.approx(targets[:, 2].mean())
+    expected = IsotonicRegression().fit(probabilities[:, 2], targets[:, 2]).predict(probabilities[:, 2])
+    assert np.abs(height(found, probabilities[:, 2]) - expected).mean() < 0.01  # the cells are 0.001 wide
+    assert found.band is None
+    assert found.corp.null_miscalibration is None
+
+
 def test_a_class_that_is_none_is_named():
     with pytest.raises(PredictionError, match="no class 'x'"):
         reliability(np.array([[0.5, 0.5]]), labels=[0], of="x")

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from .batches import Batch
-from .calibration import FOLDS
 from .forms import Forms
 from .scaler import Scaler
 from .scaler_fit import FittedValues, fit_values
+from .temperature_sums import FOLDS
 from .terminal import counted, number, printable
 
 

@@ -62,7 +62,7 @@ def report_pictures(report: LogLossScores, reliability: tuple[Reliability, ...],
         of = "the predicted class" if found.name == "top label" else "one class against the others"
         pictures[f"reliability {i}"] = _svg(partial(plots.reliability, found), f"Reliability of {of}")
     pictures["histogram"] = _svg(partial(plots.loss_histogram, report), "Histogram of the rows' losses")
-    if report.calibration and report.calibration.grid:
+    if report.calibration and report.calibration.curve:
         draw = partial(plots.temperature_curve, report.calibration)
         pictures["temperature"] = _svg(draw, "Mean loss by temperature")
     rows = sum(1 for part in report.by_class if part.loss)

@@ -154,12 +154,13 @@ def loss_histogram(report: LogLossScores, ax: Axes | None = None) -> Axes:
         ticks, names = [*ticks, math.sqrt(left * right)], [*names, "infinite"]
     if report.loss.finite_mean:
         mean = report.loss.finite_mean
-        ax.axvline(mean, color="grey", linestyle="--", linewidth=1, zorder=0)
-        is_right = math.log(mean / limits[0]) > 0.6 * math.log(right / limits[0])
+        place_of_mean = min(max(mean, limits[0]), right)  # a mean below the first bar is shown at the edge
+        ax.axvline(place_of_mean, color="grey", linestyle="--", linewidth=1, zorder=0)
+        is_right = math.log(place_of_mean / limits[0]) > 0.6 * math.log(right / limits[0])
         place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "fontsize": "small"}
         side = {"ha": "right", "xytext": (-3, -9)} if is_right else {"ha": "left", "xytext": (3, -9)}
         name = "mean" if not report.loss.infinite else "mean of the others"
-        ax.annotate(f"{name} {number(mean, 3)}", (mean, 1), **place, **side)
+        ax.annotate(f"{name} {number(mean, 3)}", (place_of_mean, 1), **place, **side)
     ax.set_xlim(limits[0], right)
     ax.set_xticks(ticks, names)
     ax.minorticks_off()
@@ -235,13 +236,19 @@ def temperature_curve(calibration: Calibration, ax: Axes | None = None) -> Axes:
     ----------
     calibration : the `calibration` of a LogLossReport
     ax : as in `reliability`, whose result it shares
+
+    Raises
+    ------
+    ValueError : the report has no temperature, because it has fewer than 10 rows
     """
+    if not calibration.curve or calibration.temperature is None:
+        raise ValueError("there is no temperature to draw: it takes 10 rows")
     ax = _axes(ax)
-    t, loss = np.array(sorted(calibration.grid)).T
+    t, loss = np.array(sorted(calibration.curve)).T
     best = float(np.clip(calibration.temperature, t[0], t[-1]))
     shown = (t >= min(0.5, best / 2.9)) & (t <= max(2.0, best * 2.9))
     t, loss = t[shown], loss[shown]
-    ax.plot(t, loss, color=MAIN, linewidth=2, marker="o", markersize=3)
+    ax.plot(t, loss, color=MAIN, linewidth=2)
     ax.set_xscale("log", base=2)
     ticks = [2.0**k for k in range(-4, 5) if t[0] <= 2.0**k <= t[-1]]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -35,8 +35,9 @@ class Reliability:
 
     `name` says whose probability it is. The staircase: `frequency[i]` is the fitted frequency from the probability
     `lowest[i]` to `highest[i]`. `band` are probabilities with the lower and the upper end of the band there, None with
-    weights that are no counts. `density` counts the rows in 40 equal bins of [0, 1]. `corp` has the parts of the
-    (binary) log loss; its loss is infinite where something happened that had the probability 0.
+    soft labels and with weights that are no counts, where no labels can be drawn. `density` counts the rows in 40 equal
+    bins of [0, 1]. `corp` has the parts of the (binary) log loss; its loss is infinite where something happened that
+    had the probability 0.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Reliability:
     corp: Corp
 
     @classmethod
-    def from_sums(cls, name: str, sums: ScoreSums) -> Self:
+    def from_sums(cls, name: str, sums: ScoreSums, has_soft_labels: bool = False) -> Self:
         """From the sums by score.
 
         Raises
@@ -76,6 +77,7 @@ class Reliability:
         fitted = isotonic_fit(positive, weight)
         start = np.flatnonzero(np.r_[True, np.diff(fitted) > 1e-12])
         end = np.r_[start[1:], len(fitted)] - 1
+        drawn = np.array_equal(sums.rows, sums.weight) and not has_soft_labels  # the labels can be, from the sums
         bins = np.minimum((p * DENSITY_BINS).astype(np.intp), DENSITY_BINS - 1)
         return cls(
             name=name,
@@ -85,9 +87,9 @@ class Reliability:
             lowest=lowest[start],
             highest=highest[end],
             frequency=fitted[start],
-            band=_band(mean, rows) if np.array_equal(sums.rows, sums.weight) else None,
+            band=_band(mean, rows) if drawn else None,
             density=np.bincount(bins, sums.rows, DENSITY_BINS).astype(np.int64),
-            corp=corp,
+            corp=corp if drawn else replace(corp, null_miscalibration=None),
         )
 
 
@@ -109,6 +111,7 @@ class ReliabilitySums:
 
     classes: tuple[str, ...]
     sums: dict[int | None, ScoreSums]
+    has_soft_labels: bool = False
 
     @classmethod
     def empty(cls, classes: Sequence[str], of: Sequence[int | None]) -> Self:
@@ -128,14 +131,19 @@ class ReliabilitySums:
             chosen = values.argmax(axis=1) if which is None else np.full(batch.rows, which)
             p = np.ascontiguousarray(values[np.arange(batch.rows), chosen], np.float64)
             happened = (batch.labels == chosen).astype(np.float64)
+            if batch.targets is not None:
+                happened = np.clip(batch.targets[np.arange(batch.rows), chosen], 0.0, 1.0)
             loss = binary_cross_entropy(p, happened, inputs="probs", reduction="none", ignore_index=None)
             new[which] = sums.update(p, happened, loss, batch.weights)
-        return replace(self, sums=new)
+        return replace(self, sums=new, has_soft_labels=self.has_soft_labels or batch.targets is not None)
 
     def merge(self, other: Self) -> Self:
-        return replace(self, sums={which: sums.merge(other.sums[which]) for which, sums in self.sums.items()})
+        sums = {which: sums.merge(other.sums[which]) for which, sums in self.sums.items()}
+        return replace(self, sums=sums, has_soft_labels=self.has_soft_labels or other.has_soft_labels)
 
     def result(self) -> tuple[Reliability, ...]:
         """One diagram for each, in the order they were asked for."""
         names = {which: "top label" if which is None else self.classes[which] for which in self.sums}
-        return tuple(Reliability.from_sums(names[which], sums) for which, sums in self.sums.items())
+        return tuple(
+            Reliability.from_sums(names[which], sums, self.has_soft_labels) for which, sums in self.sums.items()
+        )

@@ -15,6 +15,7 @@ from .arrow_columns import LAYOUTS, Where, numbers
 from .batches import RANGES, PredictionError
 from .columns import LABEL_NAMES, Columns, find_columns
 from .formats import Table, batch_rows, files_of, is_npy, load_npy, open_files
+from .multi_label import CLASSES, two_classes
 from .row_table import write_rows
 from .scaler import Scaler
 from .tables import with_list_classes
@@ -36,7 +37,7 @@ def apply_scaler(scaler: Scaler, source: str | Path, output: str | Path, **how_t
     scaler : from `calibrate(...).scaler` or `Scaler.load`
     source : path of a Parquet, CSV, Arrow or NPY file, folder or pattern, as in `report`
     output : path to write: .parquet or .csv; .npy for predictions that are one
-    how_to_read : `label`, `classes`, `id`, `weight`, `group`, `by`, `inputs`, as in `report`
+    how_to_read : `label`, `classes`, `id`, `weight`, `group`, `by`, `inputs`, `multi_label`, as in `report`
 
     Returns
     -------
@@ -59,18 +60,18 @@ def apply_scaler(scaler: Scaler, source: str | Path, output: str | Path, **how_t
     "id","p_cat","p_dog"
     "r1",0.75,0.25
     """
-    output = Path(output)
+    output, multi_label = Path(output), bool(how_to_read.get("multi_label"))
     for part in files_of(source):
         if output.exists() and part.exists() and output.samefile(part):
             raise PredictionError(f"{output}: this is the file that is read; choose another name for the output")
     if is_npy(Path(source)):
-        return _write_npy(scaler, Path(source), output, how_to_read.get("inputs", "auto"))
+        return _write_npy(scaler, Path(source), output, how_to_read.get("inputs", "auto"), multi_label)
     if output.suffix.lower() not in (".parquet", ".csv"):
         raise PredictionError(f"{output}: calibrated tables are written as .parquet or .csv")
     table, columns = _open(source, how_to_read)
-    _check_classes(scaler, columns.classes, table.source)
+    _check_classes(scaler, CLASSES if multi_label else columns.classes, table.source)
     with whole_file(output) as unfinished:
-        rows = write_rows(_scaled(scaler, table, columns), str(unfinished))
+        rows = write_rows(_scaled(scaler, table, columns, multi_label), str(unfinished))
         if not rows:
             raise PredictionError(f"{table.source}: there are no rows")
     return rows
@@ -103,7 +104,7 @@ def _check_classes(scaler: Scaler, classes: tuple[str, ...], source: str) -> Non
         )
 
 
-def _scaled(scaler: Scaler, table: Table, columns: Columns) -> Iterator[pa.RecordBatch]:
+def _scaled(scaler: Scaler, table: Table, columns: Columns, multi_label: bool) -> Iterator[pa.RecordBatch]:
     """The batches of the table, the prediction columns calibrated."""
     others = [name for name in table.kinds if name not in columns.predictions]
     first_row = 0
@@ -120,13 +121,27 @@ def _scaled(scaler: Scaler, table: Table, columns: Columns) -> Iterator[pa.Recor
         wide = columns.predictions if columns.layout == "wide" else None
         _check_values(predictions, inputs, where, wide)
         new = dict(
-            zip(columns.predictions, _as_stored(scaler.apply(predictions, inputs), inputs, columns), strict=True)
+            zip(
+                columns.predictions,
+                _as_stored(_calibrated(scaler, predictions, inputs, multi_label), inputs, columns),
+                strict=True,
+            )
         )
         if places is not None:
             new = {name: column.take(places) for name, column in new.items()}
         old = {name: rows.column(name) for name in others}
         yield pa.RecordBatch.from_pydict({name: (new if name in new else old)[name] for name in table.kinds})
         first_row += rows.num_rows
+
+
+def _calibrated(scaler: Scaler, predictions: np.ndarray, inputs: str, multi_label: bool) -> np.ndarray:
+    """The predictions, of the same kind; where a row may have several labels, every class by itself."""
+    if not multi_label:
+        return scaler.apply(predictions, inputs)
+    pairs, kind = two_classes(predictions, inputs)
+    values = scaler.apply(pairs.reshape(-1, 2), kind).reshape(pairs.shape)
+    own = values[..., 1] - values[..., 0] if kind == "logits" else values[..., 1]
+    return np.exp(own) if inputs == "probs" else own
 
 
 def _check_values(predictions: np.ndarray, inputs: str, where: Where, columns: Sequence[str] | None) -> None:
@@ -149,7 +164,7 @@ def _as_stored(values: np.ndarray, inputs: str, columns: Columns) -> list[pa.Arr
     return [pa.array(np.ascontiguousarray(column)) for column in values.T]
 
 
-def _write_npy(scaler: Scaler, source: Path, output: Path, inputs: str) -> int:
+def _write_npy(scaler: Scaler, source: Path, output: Path, inputs: str, multi_label: bool) -> int:
     if output.suffix.lower() != ".npy":
         raise PredictionError(f"{output}: calibrated arrays are written as .npy")
     inputs = "probs" if inputs == "auto" else inputs
@@ -160,12 +175,12 @@ def _write_npy(scaler: Scaler, source: Path, output: Path, inputs: str) -> int:
             f"not {array.dtype} of shape {array.shape}"
         )
     rows, classes = array.shape
-    _check_classes(scaler, tuple(str(i) for i in range(classes)), str(source))
+    _check_classes(scaler, CLASSES if multi_label else tuple(str(i) for i in range(classes)), str(source))
     with whole_file(output) as unfinished:
         result = np.lib.format.open_memmap(unfinished, "w+", np.float64, (rows, classes))
         for start in range(0, rows, size := batch_rows(classes)):
             block = np.asarray(array[start : start + size], np.float64)
             _check_values(block, inputs, Where(str(source), start), None)
-            result[start : start + size] = scaler.apply(block, inputs)
+            result[start : start + size] = _calibrated(scaler, block, inputs, multi_label)
         result.flush()
     return rows

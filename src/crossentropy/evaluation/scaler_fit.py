@@ -23,11 +23,11 @@ from crossentropy import cross_entropy, cross_entropy_value_and_grad, row_statis
 
 from .accumulators import LossSums
 from .batches import Batch, PredictionError
-from .calibration import FOLDS
 from .clusters import ClusterSums
 from .intervals import Spread
 from .scaler import METHODS, scaled
 from .scaler_survey import ScalerSurvey, UsableRows
+from .temperature_sums import FOLDS
 
 METHOD_NAMES = {"temperature": "temperature", "affine": "slope and intercept"}
 # Newton's steps shrink quadratically: after one this small the next would be below the rounding of a float64.
@@ -70,25 +70,31 @@ class _Derivatives(NamedTuple):
     hessian: np.ndarray
 
     @classmethod
-    def of(cls, rows: UsableRows, kept: np.ndarray | slice, at: np.ndarray) -> _Derivatives:
-        """The sums over the kept rows.
+    def of(cls, rows: UsableRows, at: np.ndarray) -> _Derivatives:
+        """The sums over the rows.
 
         The gradient is exact to the last digits; the second derivatives only steer the steps, and are plain moments.
         """
-        x, labels, w = rows.logits[kept], rows.labels[kept], rows.weight[kept]
+        x, target, w = rows.logits, rows.target, rows.weight
         z = scaled(x, *at)
-        value, by_logit = cross_entropy_value_and_grad(z, labels, row_weight=w, reduction="sum", ignore_index=None)
+        value, by_logit = cross_entropy_value_and_grad(z, target, row_weight=w, reduction="sum", ignore_index=None)
         along = np.where(x > -np.inf, x, 0.0)  # a class that cannot occur has p = 0, and counts 0
-        # by_logit is w (p - onehot): with t = x - x_label, 0 at the label, its moments are those of w p
-        t = along - along[np.arange(len(x)), labels][:, None]
-        first, second = (np.einsum("ij,ij->i", by_logit, power) for power in (t, t * t))
-        p1 = by_logit[:, 1] + w * (labels == 1)
-        mixed = (p1 * (t[:, 1] - first / w)).sum()
-        curvature = np.maximum(second - first**2 / w, 0.0).sum()
+        # by_logit is m p - w q, of the label's mass m: with t = 0 at a label, its moments with t are those of m p
+        t = along - rows.at_label(along)[:, None]
+        first = np.einsum("ij,ij->i", by_logit, t)
+        mass, p = (w, by_logit) if target.ndim == 1 else (w * target.sum(axis=1), by_logit + w[:, None] * target)
+        mean, square = (np.einsum("ij,ij->i", p, power) for power in (t, t * t))
+        p1 = by_logit[:, 1] + w * rows.share(1)
+        mixed = (p1 * (t[:, 1] - mean / mass)).sum()
         return cls(
             float(value),
             np.array([first.sum(), by_logit[:, 1].sum()]),
-            np.array([[curvature, mixed], [mixed, (p1 * (1 - p1 / w)).sum()]]),
+            np.array(
+                [
+                    [np.maximum(square - mean**2 / mass, 0.0).sum(), mixed],
+                    [mixed, (p1 * (1 - p1 / mass)).sum()],
+                ]
+            ),
         )
 
     def plus(self, other: _Derivatives) -> _Derivatives:
@@ -170,8 +176,7 @@ def _run(fits: dict[int | None, _Fit], rows: Callable[[], Iterator[UsableRows]])
         sums: dict[int | None, _Derivatives] = {}
         for part in rows():
             for k, point in asked.items():
-                kept = slice(None) if k is None else part.fold != k
-                here = _Derivatives.of(part, kept, point)
+                here = _Derivatives.of(part if k is None else part.take(part.fold != k), point)
                 sums[k] = sums[k].plus(here) if k in sums else here
         for k in list(asked):
             try:
@@ -198,14 +203,14 @@ def _measure(
         w = part.weight
         count, infinite, weight = count + len(w), infinite + part.infinite, weight + float(w.sum())
         before += float(w @ part.loss)
-        gap += float(w @ _gap(part.logits, part.labels))
-        remaining += float(w @ _gap(scaled(part.logits, *whole), part.labels))
+        gap += float(w @ _gap(part.logits, part.target))
+        remaining += float(w @ _gap(scaled(part.logits, *whole), part.target))
         if len(fitted) < 2:
             continue
         held_out = np.empty_like(part.loss)
         for k, point in fitted.items():
             own = part.fold == k
-            held_out[own] = _losses(scaled(part.logits[own], *point), part.labels[own])
+            held_out[own] = _losses(scaled(part.logits[own], *point), part.target[own])
         gain = part.loss - held_out
         gains = gains.update(np.zeros(len(w), np.intp), gain, gain > 0, w)
         if part.groups is not None:
@@ -230,10 +235,10 @@ def _measure(
     )
 
 
-def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return cross_entropy(logits, labels, reduction="none", ignore_index=None)
+def _losses(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
+    return cross_entropy(logits, target, reduction="none", ignore_index=None)
 
 
-def _gap(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _gap(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Loss - entropy of each row: what it lost beyond what it expected to lose."""
-    return _losses(logits, labels) - row_statistics(logits, ignore_index=None).entropy
+    return _losses(logits, target) - row_statistics(logits, ignore_index=None).entropy

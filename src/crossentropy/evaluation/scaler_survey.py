@@ -18,16 +18,20 @@ import numpy as np
 from crossentropy import cross_entropy
 
 from .batches import Batch, Categories
-from .calibration import FOLDS, folds
 from .clusters import cluster_hash
 from .scaler import logits_of
+from .temperature_sums import FOLDS, folds
 
 
 class UsableRows(NamedTuple):
-    """The rows of a batch that a fit can use: those of finite loss."""
+    """The rows of a batch that a fit can use: those of finite loss.
+
+    `target` are labels, shape (rows,), or soft labels, shape (rows, classes); `loss` is that of the predictions as they
+    were stored.
+    """
 
     logits: np.ndarray
-    labels: np.ndarray
+    target: np.ndarray
     weight: np.ndarray
     fold: np.ndarray
     loss: np.ndarray
@@ -38,7 +42,8 @@ class UsableRows(NamedTuple):
     def of(cls, batch: Batch) -> UsableRows:
         """The rows of finite loss, in float64."""
         predictions = np.asarray(batch.predictions, np.float64)
-        loss = cross_entropy(predictions, batch.labels, inputs=batch.inputs, reduction="none", ignore_index=None)
+        target = batch.labels if batch.targets is None else batch.targets.astype(np.float64)
+        loss = cross_entropy(predictions, target, inputs=batch.inputs, reduction="none", ignore_index=None)
         kept = np.flatnonzero(np.isfinite(loss))
         logits = logits_of(predictions[kept], batch.inputs)
         weight = np.ones(len(kept)) if batch.weights is None else batch.weights[kept].astype(np.float64)
@@ -47,16 +52,30 @@ class UsableRows(NamedTuple):
             fold = folds(predictions[kept])  # of the numbers as stored: their logarithms differ between machines
         else:  # rows that belong together are fitted or held out together
             fold = np.array([cluster_hash(name) % FOLDS for name in groups.names], np.intp)[groups.codes]
-        return cls(logits, batch.labels[kept], weight, fold, loss[kept], groups, len(loss) - len(kept))
+        return cls(logits, target[kept], weight, fold, loss[kept], groups, len(loss) - len(kept))
+
+    def share(self, label: int) -> np.ndarray:
+        """How much of each row's label is this class: 0 or 1, or the share of a soft label."""
+        return (self.target == label) * 1.0 if self.target.ndim == 1 else self.target[:, label]
+
+    def at_label(self, values: np.ndarray) -> np.ndarray:
+        """The value of the label's class in each row of (rows, classes); of a soft label the mean by its shares."""
+        if self.target.ndim == 1:
+            return values[np.arange(len(values)), self.target]
+        return np.einsum("ij,ij->i", values, self.target) / self.target.sum(axis=1)
+
+    def take(self, rows: np.ndarray) -> UsableRows:
+        """Some of the rows, for their derivatives."""
+        return self._replace(logits=self.logits[rows], target=self.target[rows], weight=self.weight[rows])
 
 
 @dataclass(frozen=True)
 class ScalerSurvey:
     """What one pass tells about whether there is a root, by fold; sums of weights.
 
-    `start` is the derivative by the slope at slope 0, the intercept at its best; `shortfall` is by how much the most
-    probable class beats the label in logits: 0 where every row is right. `lowest` and `highest` are those of z_1 - z_0
-    by fold and label, of two classes.
+    `spread` is the derivative by the slope at slope 0; `shortfall` is by how much the most probable class beats the
+    label in logits: 0 where every row is right. `logit`, `lowest` and `highest` are the sum and the ends of
+    z_1 - z_0 by label, of two classes.
     """
 
     rows: np.ndarray
@@ -76,24 +95,29 @@ class ScalerSurvey:
         return cls(zero, zero, zero, zero, by_class, np.zeros((FOLDS, 2)), infinite, -infinite)
 
     def update(self, rows: UsableRows) -> Self:
-        classes = self.class_weight.shape[1]
+        """Add the rows of one batch."""
         x, w, fold = rows.logits, rows.weight, rows.fold
         possible = x > -np.inf
         finite = np.where(possible, x, 0.0)
-        label = x[np.arange(len(x)), rows.labels]
-        mean = finite.sum(axis=1) / possible.sum(axis=1)
+        mean, label = finite.sum(axis=1) / possible.sum(axis=1), rows.at_label(finite)
 
         def total(values: np.ndarray) -> np.ndarray:
             return np.bincount(fold, values, FOLDS)
 
-        by_class = np.bincount(fold * classes + rows.labels, w, FOLDS * classes).reshape(FOLDS, classes)
+        by_class = np.zeros_like(self.class_weight)
+        if rows.target.ndim == 1:
+            np.add.at(by_class, (fold, rows.target), w)
+        else:
+            np.add.at(by_class, fold, w[:, None] * rows.target)
         logit, lowest, highest = np.zeros((FOLDS, 2)), np.full((FOLDS, 2), np.inf), np.full((FOLDS, 2), -np.inf)
-        if classes == 2:
-            both = possible.all(axis=1)  # a row that is certain loses the same for every slope and intercept
-            d, place = (finite[:, 1] - finite[:, 0])[both], (fold[both], rows.labels[both])
-            np.add.at(logit, place, w[both] * d)
-            np.minimum.at(lowest, place, d)
-            np.maximum.at(highest, place, d)
+        if by_class.shape[1] == 2:
+            for k in (0, 1):
+                # a row that is certain loses the same for every slope and intercept
+                here = possible.all(axis=1) & (rows.share(k) > 0)
+                d = (finite[:, 1] - finite[:, 0])[here]
+                np.add.at(logit[:, k], fold[here], (w * rows.share(k))[here] * d)
+                np.minimum.at(lowest[:, k], fold[here], d)
+                np.maximum.at(highest[:, k], fold[here], d)
         return type(self)(
             self.rows + np.bincount(fold, minlength=FOLDS),
             self.weight + total(w),

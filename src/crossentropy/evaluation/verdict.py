@@ -88,7 +88,7 @@ def _calibrated(report: LogLossScores, top: Reliability) -> tuple[str, str, str]
     better = f"It predicts {'far ' * (loss < guess / 2)}better than {without}"
     share = (found.calibration or 0.0) / loss if found and loss else 0.0
     clear = found is not None and found.direction != "no clear direction"
-    if found and clear and share >= SLIGHTLY:
+    if found and found.temperature and clear and share >= SLIGHTLY:
         what = "says more than it knows" if found.gap > 0 else "knows more than it says"
         reason = (
             f"{better}, but it {what}: {_said_and_happened(top)} Dividing its logits by "
@@ -184,7 +184,7 @@ def _confidence(report: LogLossScores, top: Reliability) -> Answer:
         f"It loses {number(found.loss, 3)} where it expects to lose {number(expected, 3)}: {side}, and by more than "
         f"chance explains (z = {found.z:.1f})."
     )
-    if found.calibration is not None and found.calibration > 0:
+    if found.temperature and found.calibration is not None and found.calibration > 0:
         sentences.append(f"The temperature {number(found.temperature, 3)} saves {number(found.calibration, 3)}.")
     return Answer("Over- or under-confident?", found.direction, tuple(sentences))
 

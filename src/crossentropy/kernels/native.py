@@ -173,6 +173,44 @@ def binary_losses(
     return losses
 
 
+def row_scores(
+    values: np.ndarray,
+    labels: np.ndarray,
+    inputs: str,
+    results: dict[str, np.ndarray],
+    weights: np.ndarray | None = None,
+    inverse_temperatures: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Score rows of predictions, shape (rows, classes), against int64 ``labels`` in one read.
+
+    Fills ``results``, float64 (int64: "prediction") of shape (rows,), by their names in
+    ``native/score_problem.hpp``. With 9
+    ``inverse_temperatures``, each twice the one before, also gives sums over the rows of finite loss: by fold
+    the weight, the losses and their two derivatives, shape (folds, 1 + 3 x 9), and the gap with its variance.
+
+    None, with nothing written, where the core does not compute.
+    """
+    instruction_set = "generic" if _native is None else forced()
+    if instruction_set == "generic" or not len(labels):
+        return None
+    at, blocks = inverse_temperatures, _native.score_blocks(len(labels))
+    by_temperature = np.empty((blocks, _native.folds, _native.sums_per_fold) if at is not None else 0)
+    gap = np.empty((blocks, 2) if at is not None else 0)
+    _native.scores(
+        values if values.flags.aligned else values.copy(),
+        ("probs", "log_probs", "logits").index(inputs),
+        np.ascontiguousarray(labels, np.int64),
+        float64(weights),
+        results,
+        [] if at is None else at.tolist(),
+        None if at is None else by_temperature.ravel(),
+        None if at is None else gap.ravel(),
+        cores(),
+        instruction_set,
+    )
+    return by_temperature.sum(axis=0), gap.sum(axis=0)
+
+
 def cores() -> int:
     """Cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
