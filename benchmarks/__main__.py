@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import cases as catalogue
-from benchmarks.contenders import OTHERS, ours
+from benchmarks.contenders import OTHERS, ours, ours_on_tensors
 from benchmarks.timing import bandwidth_calls, interleaved
 from crossentropy.kernels import native
 
@@ -41,7 +41,7 @@ def agree(case: catalogue.Case, calls: dict[tuple[str, str], Any]) -> None:
 
 
 def measure(case: catalogue.Case, threads: int, seconds: float) -> dict[str, Any]:
-    calls = {("ours", what): call for what, call in ours(case, threads).items()}
+    calls = {("ours", what): call for form in (ours, ours_on_tensors) for what, call in form(case, threads).items()}
     for who, contender in OTHERS.items():
         calls |= {(who, what): call for what, call in contender(case, threads).items()}
     agree(case, calls)
@@ -63,9 +63,9 @@ def measure(case: catalogue.Case, threads: int, seconds: float) -> dict[str, Any
 
 
 def rows_of(result: dict[str, Any]) -> list[list[str]]:
-    """One line of the table for the value, one for the gradient."""
+    """One line of the table for each thing that is computed."""
     taken, lines = result["seconds"], []
-    for what in ("value", "gradient", "gradient into out="):
+    for what in WHAT:
         mine = taken.get(f"ours | {what}")
         if mine is None:
             continue
@@ -73,7 +73,7 @@ def rows_of(result: dict[str, Any]) -> list[list[str]]:
         for who in OTHERS:
             theirs = taken.get(f"{who} | {what.split()[0]}")
             others.append(f"{theirs / mine:.2f}" if theirs else "")
-        bandwidth = result["read_bytes_per_second" if what == "value" else "copy_bytes_per_second"]
+        bandwidth = result["read_bytes_per_second" if what.startswith("value") else "copy_bytes_per_second"]
         share = f"{result['bytes'] / mine / bandwidth:.0%}" if bandwidth else ""
         time = f"{mine * 1e3:.3f}"
         per_element = f"{mine / result['elements'] * 1e9:.2f}"
@@ -81,6 +81,10 @@ def rows_of(result: dict[str, Any]) -> list[list[str]]:
     return lines
 
 
+WHAT = (
+    *("value", "gradient", "gradient into out="),
+    *("value of tensors", "gradient of tensors", "gradient of tensors into out="),
+)
 HEAD = [
     "suite",
     "case",
@@ -121,8 +125,9 @@ def markdown(results: list[dict[str, Any]], command: str) -> str:
         "# Benchmark results",
         "",
         f"Written by `{command}`. Medians of calls taken in turns; a ratio is the other library's time over",
-        "ours for the same threads (JAX: always all). PyTorch's tensors and JAX's arrays are made beforehand; its",
-        'gradient is forward + backward. "of bandwidth": bytes of the logits per second over what the machine reads',
+        "ours for the same threads (JAX: always all). PyTorch's tensors and JAX's arrays are made beforehand. The",
+        "gradient of PyTorch, and ours of tensors, is forward + backward; into out= it is value and gradient in one.",
+        '"of bandwidth": bytes of the logits per second over what the machine reads',
         "(value) or copies (gradient) with one thread, measured in the same seconds. A high load average means that",
         "others were at work: times and shares then say little, ratios a little more.",
         "",
@@ -145,7 +150,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md and the roofline figure")
     parser.add_argument("--threads", type=int, action="append", help="thread counts (default: 1 and all)")
     given = parser.parse_args()
-    counts = given.threads or sorted({1, native.cores()})
+    counts = given.threads or sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1})
     results = []
     print(" | ".join(HEAD))
     for case in catalogue.cases(tuple(given.suite or catalogue.SUITES), 32 if given.quick else 1):

@@ -37,6 +37,41 @@ def ours(case: Case, threads: int) -> dict[str, Call]:
     }
 
 
+def tensor(array: np.ndarray) -> Any:
+    import torch
+
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def ours_on_tensors(case: Case, threads: int) -> dict[str, Call]:
+    """Tensors in, tensors out: the value, forward + backward, and value with gradient into memory that is there."""
+    if not has("torch") or case.kind == "log_loss":
+        return {}
+    import torch
+
+    torch.set_num_threads(threads)
+    x, y = tensor(case.logits), tensor(case.target)
+    leaf, out = x.detach().clone().requires_grad_(), torch.empty_like(x)
+    options = {name: tensor(v) if isinstance(v, np.ndarray) else v for name, v in case.options.items()}
+    loss, both = xe.binary_cross_entropy, xe.binary_cross_entropy_value_and_grad
+    if case.kind != "binary":
+        loss, both, options["axis"] = xe.cross_entropy, xe.cross_entropy_value_and_grad, case.axis
+
+    def backward() -> Any:
+        leaf.grad = None
+        value = loss(leaf, y, **options)
+        value.backward()
+        return value
+
+    return {
+        "value of tensors": lambda: loss(x, y, **options),
+        "gradient of tensors": backward,
+        "gradient of tensors into out=": lambda: both(x, y, out=out, **options),
+    }
+
+
 def torch(case: Case, threads: int) -> dict[str, Call]:
     """Tensors are made beforehand: what is timed is the loss alone."""
     if not has("torch") or case.kind == "log_loss" or not set(case.options) <= {"class_weight", "label_smoothing"}:
@@ -45,12 +80,6 @@ def torch(case: Case, threads: int) -> dict[str, Call]:
     import torch.nn.functional as F
 
     torch.set_num_threads(threads)
-
-    def tensor(array: np.ndarray) -> Any:
-        if array.dtype.name == "bfloat16":
-            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        return torch.from_numpy(array)
-
     x, y = tensor(case.logits), tensor(case.target)
     leaf = x.detach().clone().requires_grad_()
     if case.kind == "binary":

@@ -17,7 +17,7 @@ template <class T> INLINE Wide<T> exp_below_one(Wide<T> x) {
     x = larger(Wide<T>(-E::bias * ln2), x);
     Wide<T> shifted = x * E::log2e + shift, k = shifted - shift;
     Wide<T> r = (x - k * E::ln2_high) - k * E::ln2_low;
-    return ((exp_tail(r) * r + T(1)) * r + T(1)) * as_real<T, width<T>>(shift_left(as_integer(shifted), E::mantissa));
+    return exp_reduced(r) * as_real<T, width<T>>(shift_left(as_integer(shifted), E::mantissa));
 }
 
 // log(1 + u) for 0 <= u <= 1. In float: 2 atanh(s), s = u / (2 + u) <= 1/3, with 2^-26 of polynomial error.
@@ -27,7 +27,7 @@ INLINE Wide<float> log1p_of_small(Wide<float> u) {
     constexpr int terms = sizeof c / sizeof *c;
     Wide<float> s = u / (u + 2.0f), z = s * s;
     Wide<float> p = c[terms - 1];
-    UNROLL for (int i = terms - 2; i >= 0; --i) p = p * z + c[i];
+    UNROLL for (int i = terms - 2; i >= 0; --i) p = fma(p, z, Wide<float>(c[i]));
     s = s + s;
     return s * z * p + s;
 }

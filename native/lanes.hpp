@@ -2,7 +2,7 @@
 //
 // A thin layer over the vector extension of GCC and Clang (https://gcc.gnu.org/onlinedocs/gcc/Vector-Extensions.html). N is the
 // same on every machine; only the number of registers that hold the N lanes differs, so every instruction set adds in the same
-// order and gives the same bits (with -ffp-contract=off). Several registers per operation also keep the pipelines full: the steps
+// order, and those with fused multiply-add give the same bits (-ffp-contract=off: `fma` is where it is written). Several registers per operation also keep the pipelines full: the steps
 // of independent registers stand next to each other in the program, which a one-register loop leaves to a 64-entry scheduler.
 //
 // This header is compiled once per instruction set; everything has internal linkage (INSTRUCTION_SET names the namespace), so that
@@ -11,6 +11,11 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+
+#if defined(__FMA__)
+#include <immintrin.h>
+#endif
 
 #define INLINE inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
@@ -94,6 +99,27 @@ template <class T, int N> INLINE Lanes<T, N> operator-(Lanes<T, N> a) {
     return a;
 }
 
+// a b + c, rounded once where the instruction set can.
+template <class Register, class T> INLINE Register fma_register(Register a, Register b, Register c, T) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof a == 64 && sizeof(T) == 4) return (Register)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+    else if constexpr (sizeof a == 64) return (Register)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+    else
+#endif
+#if defined(__FMA__)
+    if constexpr (sizeof a == 32 && sizeof(T) == 4) return (Register)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+    else if constexpr (sizeof a == 32) return (Register)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+    else if constexpr (sizeof a == 16 && sizeof(T) == 4) return (Register)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+    else if constexpr (sizeof a == 16) return (Register)_mm_fmadd_pd((__m128d)a, (__m128d)b, (__m128d)c);
+    else
+#endif
+    return a * b + c;
+}
+template <class T, int N> INLINE Lanes<T, N> fma(Lanes<T, N> a, Lanes<T, N> b, Lanes<T, N> c) {
+    UNROLL for (int i = 0; i < c.registers; ++i) c.part[i] = fma_register(a.part[i], b.part[i], c.part[i], T());
+    return c;
+}
+
 // Where `mask`, a; else b.
 template <class T, int N>
 INLINE Lanes<T, N> select(Lanes<typename IntegerOf<T>::type, N> mask, Lanes<T, N> a, Lanes<T, N> b) {
@@ -138,11 +164,20 @@ template <int N> INLINE Lanes<std::int64_t, N> shift_right(Lanes<std::int64_t, N
     return a;
 }
 
+// The first and the second half of the lanes.
+template <class T, int N> INLINE void halves(const Lanes<T, N>& a, Lanes<T, N / 2>& low, Lanes<T, N / 2>& high) {
+    constexpr int half = a.registers / 2;
+    if constexpr (half > 0) {
+        UNROLL for (int i = 0; i < half; ++i) low.part[i] = a.part[i], high.part[i] = a.part[i + half];
+    } else {
+        std::memcpy(&low, &a, sizeof low);
+        std::memcpy(&high, reinterpret_cast<const char*>(&a) + sizeof low, sizeof high);
+    }
+}
 // Lane l of the result is lane l plus lane l + N/2.
 template <class T, int N> INLINE Lanes<T, N / 2> halve_sum(Lanes<T, N> a) {
     Lanes<T, N / 2> low, high;
-    std::memcpy(&low, &a, sizeof low);
-    std::memcpy(&high, reinterpret_cast<const char*>(&a) + sizeof low, sizeof high);
+    halves(a, low, high);
     return low + high;
 }
 template <class T, int N> INLINE T sum(Lanes<T, N> a) {
@@ -153,12 +188,29 @@ template <class T, int N> INLINE T maximum(Lanes<T, N> a) {
     if constexpr (N == 1) return a.part[0][0];
     else {
         Lanes<T, N / 2> low, high;
-        std::memcpy(&low, &a, sizeof low);
-        std::memcpy(&high, reinterpret_cast<const char*>(&a) + sizeof low, sizeof high);
+        halves(a, low, high);
         return maximum(larger(low, high));
     }
 }
 
+template <class Register> using Element = std::remove_cvref_t<decltype(Register{}[0])>;
+template <class From, class To, class In, class Out>
+constexpr bool converts = std::is_same_v<Element<In>, From> && std::is_same_v<Element<Out>, To>;
+
+// Numbers of one register to another type. GCC takes float <-> double apart into 16-byte halves.
+template <class Out, class In> INLINE Out convert_register(In in) {
+#if defined(__AVX512F__)
+    if constexpr (converts<float, double, In, Out> && sizeof(Out) == 64) return (Out)_mm512_cvtps_pd((__m256)in);
+    else if constexpr (converts<double, float, In, Out> && sizeof(In) == 64) return (Out)_mm512_cvtpd_ps((__m512d)in);
+    else
+#endif
+#if defined(__FMA__)
+    if constexpr (converts<float, double, In, Out> && sizeof(Out) == 32) return (Out)_mm256_cvtps_pd((__m128)in);
+    else if constexpr (converts<double, float, In, Out> && sizeof(In) == 32) return (Out)_mm256_cvtpd_ps((__m256d)in);
+    else
+#endif
+    return __builtin_convertvector(in, Out);
+}
 template <class To, class From, int N> INLINE Lanes<To, N> convert(Lanes<From, N> a) {
     if constexpr (sizeof(To) == sizeof(From)) {
         Lanes<To, N> r;
@@ -169,14 +221,15 @@ template <class To, class From, int N> INLINE Lanes<To, N> convert(Lanes<From, N
         constexpr int step = sizeof(To) > sizeof(From) ? Lanes<To, N>::per_register : Lanes<From, N>::per_register;
         typedef To Out __attribute__((vector_size(step * sizeof(To))));
         typedef From In __attribute__((vector_size(step * sizeof(From))));
-        Lanes<To, N> r;
+        // Through an array and not into the result, which would stay in memory, half a register at a time.
+        alignas(64) To result[N];
         UNROLL for (int i = 0; i < N / step; ++i) {
             In in;
             std::memcpy(&in, reinterpret_cast<const char*>(&a) + i * sizeof in, sizeof in);
-            Out out = __builtin_convertvector(in, Out);
-            std::memcpy(reinterpret_cast<char*>(&r) + i * sizeof out, &out, sizeof out);
+            Out out = convert_register<Out>(in);
+            std::memcpy(result + i * step, &out, sizeof out);
         }
-        return r;
+        return Lanes<To, N>::load(result);
     }
 }
 

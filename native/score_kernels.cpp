@@ -216,8 +216,9 @@ void take_logs(Sums& sums) {
     sums.factors = 0;
 }
 
-// The fold of every row of a block, from the bits of its numbers: the same for any order and any split of the rows.
-void folds_of(const ScoreProblem& p, Reader<double> read, std::int64_t first, std::int64_t count, std::uint8_t* fold) {
+// The rows of a block in the order of their folds; those of fold f are order[start[f]] up to order[start[f + 1]]. The fold comes from
+// the bits of a row's numbers: it is the same for any order and any split of the rows.
+void by_fold(const ScoreProblem& p, Reader<double> read, std::int64_t first, std::int64_t count, std::int64_t* order, std::int64_t* start) {
     std::uint64_t mixed[block_rows] = {};
     double values[block_rows];
     for (std::int64_t j = 0; j < p.classes; ++j) {
@@ -228,7 +229,11 @@ void folds_of(const ScoreProblem& p, Reader<double> read, std::int64_t first, st
             mixed[r] = m ^ m >> 29;
         }
     }
-    for (std::int64_t r = 0; r < count; ++r) fold[r] = std::uint8_t((mixed[r] >> 32) * folds >> 32);
+    std::int64_t at[folds] = {};
+    for (std::int64_t r = 0; r < count; ++r) ++at[mixed[r] = (mixed[r] >> 32) * folds >> 32];
+    start[0] = 0;
+    for (int f = 0; f < folds; ++f) start[f + 1] = start[f] + at[f], at[f] = start[f];
+    for (std::int64_t r = 0; r < count; ++r) order[at[mixed[r]]++] = first + r;
 }
 
 template <class Source> void gather(const Matrix& from, const Group& g) {
@@ -239,8 +244,9 @@ template <class Source> void gather(const Matrix& from, const Group& g) {
 
 template <Inputs inputs, class Source> void block(const ScoreProblem& p, std::int64_t index, double* memory) {
     std::int64_t first = index * block_rows, count = std::min(block_rows, p.rows - first);
-    std::uint8_t fold[block_rows] = {};
-    if (p.by_temperature) folds_of(p, read_run<double, Source>, first, count, fold);
+    std::int64_t order[block_rows], start[folds + 1] = {0, count};
+    if (p.by_temperature) by_fold(p, read_run<double, Source>, first, count, order, start);
+    else for (std::int64_t r = 0; r < count; ++r) order[r] = first + r;
     std::int64_t most_factors = std::int64_t(1000 / std::log2(double(p.classes + 1)));
     Group g{{}, 0, p.classes, memory, memory + p.classes * lanes, memory + 2 * p.classes * lanes};
     double gap = 0, variance = 0;
@@ -252,11 +258,9 @@ template <Inputs inputs, class Source> void block(const ScoreProblem& p, std::in
         for (Real& s : sums.bend) s = Real(0.0);
         sums.weight = sums.gap = sums.variance = Real(0.0);
         sums.factors = 0;
-        for (std::int64_t r = 0; r < count;) {
-            for (g.count = 0; r < count && g.count < lanes; ++r)
-                if (fold[r] == f) g.rows[g.count++] = first + r;
-            if (g.count == 0) break;
-            for (int i = g.count; i < lanes; ++i) g.rows[i] = g.rows[0];
+        for (std::int64_t r = start[f]; r < start[f + 1]; r += lanes) {
+            g.count = int(std::min<std::int64_t>(lanes, start[f + 1] - r));
+            for (int i = 0; i < lanes; ++i) g.rows[i] = order[r + (i < g.count ? i : 0)];
             gather<Source>(p.values, g);
             score<inputs>(p, g, sums);
             if (++sums.factors == most_factors) take_logs(sums);

@@ -15,14 +15,15 @@ namespace INSTRUCTION_SET {
 // e^x = 2^k e^r with k = round(x / ln 2) and r = (x - k ln2_high) - k ln2_low. ln2_high has so few bits that k ln2_high is exact,
 // and the first difference is exact too, so |r| <= 0.347 keeps full precision for every |x| <= `range`.
 //
-// Summands of a row are kept as e^(z - m) 2^headroom: the power of two goes into the exponent field directly, so that terms down to
-// e^-115 (float) of the maximum are normal numbers; whatever is below gets an exponent field of 0 and is exactly 0.
+// Summands of a row are kept with a power of two that goes into the exponent field directly, 2^headroom above that of the maximum:
+// terms down to e^-115 (float) of it are normal numbers; whatever is below gets an exponent field of 0 and is exactly 0.
 template <class T> struct Exp;
 
 template <> struct Exp<float> {
     static constexpr float log2e = 0x1.715476p+0f, ln2_high = 0x1.63p-1f, ln2_low = -0x1.bd0106p-13f;
     static constexpr float round = 0x1.8p23f;  // x + round - round is x rounded to an integer
     static constexpr int mantissa = 23, bias = 127, headroom = 40;
+    static constexpr float range = 512;
     static constexpr int terms = 5;
     static constexpr float coefficient[terms] = {0x1.000000p-1f, 0x1.5554dcp-3f, 0x1.5554b8p-5f, 0x1.120b80p-7f, 0x1.6d755ep-10f};
 };
@@ -30,6 +31,7 @@ template <> struct Exp<double> {
     static constexpr double log2e = 0x1.71547652b82fep+0, ln2_high = 0x1.62e42fefap-1, ln2_low = 0x1.cf79abc9e3b3ap-40;
     static constexpr double round = 0x1.8p52;
     static constexpr int mantissa = 52, bias = 1023, headroom = 200;
+    static constexpr double range = 4096;
     static constexpr int terms = 10;
     static constexpr double coefficient[terms] = {
         0x1.0000000000001p-1,  0x1.5555555555558p-3,  0x1.5555555553d5dp-5,  0x1.111111110f7ffp-7,  0x1.6c16c1788df34p-10,
@@ -40,38 +42,49 @@ template <> struct Exp<double> {
 template <class T, int N> INLINE Lanes<T, N> exp_tail(Lanes<T, N> r) {
     using E = Exp<T>;
     Lanes<T, N> p = E::coefficient[E::terms - 1];
-    UNROLL for (int i = E::terms - 2; i >= 0; --i) p = p * r + E::coefficient[i];
+    UNROLL for (int i = E::terms - 2; i >= 0; --i) p = fma(p, r, Lanes<T, N>(E::coefficient[i]));
     return p;
 }
 
-// Where the exponentials of a row count from: its maximum m.
+// e^r, |r| <= 0.347
+template <class T, int N> INLINE Lanes<T, N> exp_reduced(Lanes<T, N> r) {
+    Lanes<T, N> one = T(1);
+    return fma(fma(exp_tail(r), r, one), r, one);
+}
+
+// Where the exponentials of a row with maximum m count from. The difference z - m itself would round, which costs |z - m| / 2 ulp;
+// e^z = 2^k e^r with an exact r needs no difference, only k relative to that of the maximum. From `range` on, z - m is exact for every
+// z that matters (they lie within a factor of 2 of each other), and is taken first.
 template <class T, int N> struct Origin {
-    Lanes<T, N> m, minus_m;
-    Lanes<T, N> floor;  // below m + low, and near enough that neither z - m nor its error overflows
-    INLINE explicit Origin(Lanes<T, N> maximum) : m(maximum), minus_m(-maximum) {
-        constexpr T infinity = std::numeric_limits<T>::infinity(), reach = sizeof(T) == 4 ? T(512) : T(4096);
-        Lanes<T, N> size = larger(m, minus_m);
-        floor = m - larger(size * (sizeof(T) == 4 ? T(0x1p-12) : T(0x1p-30)), Lanes<T, N>(reach));
-        floor = select(size < infinity, larger(floor, Lanes<T, N>(std::numeric_limits<T>::lowest())), Lanes<T, N>(-reach));
+    static constexpr T offset = Exp<T>::bias + Exp<T>::headroom;
+    Lanes<T, N> m, base, top, power;  // top = m - base ~ power ln 2
+    Lanes<T, N> magic;                // x log2e + magic: the exponent field in its last bits
+    Lanes<T, N> floor;                // gets the exponent field 0
+    INLINE explicit Origin(Lanes<T, N> maximum) : m(maximum) {
+        using E = Exp<T>;
+        Lanes<T, N> zero = T(0), size = larger(m, -m);
+        base = select((size < E::range) | (size == std::numeric_limits<T>::infinity()), zero, m);
+        top = select(size < E::range, m, zero);
+        power = (top * E::log2e + E::round) - E::round;
+        magic = (E::round + offset) - power;
+        floor = (power - offset) * T(0.693147180559945309417);
+    }
+    // e^(z - m) is exp_relative(z) times this: 2^-headroom e^(power ln 2 - top).
+    INLINE Lanes<double, N> scale() const {
+        using E = Exp<double>;
+        Lanes<double, N> k = convert<double>(power);
+        Lanes<double, N> r = (k * E::ln2_high - convert<double>(top)) + k * E::ln2_low;
+        return exp_reduced(r) * (sizeof(T) == 4 ? 0x1p-40 : 0x1p-200);
     }
 };
 
-// e^(z - m) 2^headroom for z <= m; exactly 2^headroom at z = m, 0 for -inf and below every precision, NaN for NaN.
-//
-// The rounding error of the difference is kept: it alone would cost |z - m| / 2 ulp. Of -m and z the smaller number has the larger
-// magnitude (z <= m), so three operations give the error exactly (Dekker's fast two-sum).
+// e^(z - m) / origin.scale() for z <= m; 0 for -inf and below every precision, NaN for NaN.
 template <class T, int N> INLINE Lanes<T, N> exp_relative(Lanes<T, N> z, const Origin<T, N>& origin) {
     using E = Exp<T>;
-    constexpr T offset = E::bias + E::headroom, low = -offset * T(0.693147180559945309417), magic = E::round + offset;
-    z = larger(origin.floor, z);
-    Lanes<T, N> large = smaller(origin.minus_m, z), small = larger(origin.minus_m, z);
-    Lanes<T, N> d = large + small, error = small - (d - large);
-    d = larger(Lanes<T, N>(low), d);
-    Lanes<T, N> shifted = d * E::log2e + magic, k = shifted - magic;
-    Lanes<T, N> r = (d - k * E::ln2_high) + (error - k * E::ln2_low);
-    Lanes<T, N> power = exp_tail(r) * r + T(1);
-    power = power * r + T(1);
-    return power * as_real<T, N>(shift_left(as_integer(shifted), E::mantissa));
+    Lanes<T, N> x = larger(origin.floor, z - origin.base);
+    Lanes<T, N> shifted = fma(x, Lanes<T, N>(E::log2e), origin.magic), k = shifted - origin.magic;
+    Lanes<T, N> r = fma(k, Lanes<T, N>(-E::ln2_low), fma(k, Lanes<T, N>(-E::ln2_high), x));
+    return exp_reduced(r) * as_real<T, N>(shift_left(as_integer(shifted), E::mantissa));
 }
 
 // round(x / ln 2)
@@ -92,7 +105,7 @@ template <int N> INLINE Lanes<double, N> exp_nonpositive(Lanes<double, N> x) {
     Real bounded = larger(Real(-745.0), x);
     Real k = nearest_power(bounded);
     Real r = (bounded - k * E::ln2_high) - k * E::ln2_low;
-    Real power = ((exp_tail(r) * r + 1.0) * r + 1.0) * power_of_two(larger(Real(-1022.0), k));
+    Real power = exp_reduced(r) * power_of_two(larger(Real(-1022.0), k));
     return select(x < -708.0, Real(0.0), power);
 }
 
@@ -145,7 +158,7 @@ template <int N> INLINE Lanes<double, N> log_of(Lanes<double, N> u, Lanes<double
     constexpr double c[] = {0x1.5555555555555p-1, 0x1.9999999999a39p-2, 0x1.2492492476902p-2, 0x1.c71c7201ba589p-3,
                             0x1.745cf8df61849p-3, 0x1.3b1c3ca5856fbp-3, 0x1.0fbde03d1ad1dp-3, 0x1.0c0a8cab24faep-3};
     Real R = c[7];
-    UNROLL for (int i = 6; i >= 0; --i) R = R * z + c[i];
+    UNROLL for (int i = 6; i >= 0; --i) R = fma(R, z, Real(c[i]));
     R = R * z;
     return ((s * (half_square + R) + (k * Exp<double>::ln2_low + extra)) - half_square) + f + k * Exp<double>::ln2_high;
 }

@@ -55,13 +55,14 @@ def same_bits(a, b):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("classes", CLASSES)
 @pytest.mark.parametrize("kind", ["labels", "soft", "sparse"])
-def test_the_core_and_the_generic_form_agree(kernel, dtype, classes, kind):
+@pytest.mark.parametrize("name", native.instruction_sets())
+def test_the_core_and_the_generic_form_agree(kernel, name, dtype, classes, kind):
     logits, target = problem(classes, dtype, kind)
     eps = float(ml_dtypes.finfo(logits.dtype).eps)
     for options in OPTIONS:
         kernel("generic")
         value, gradient = both(logits, target, **options)
-        kernel(native.instruction_sets()[0])
+        kernel(name)
         found, slope = both(logits, target, **options)
         np.testing.assert_allclose(found, value, rtol=16 * max(float(np.finfo(value.dtype).eps), 2.0**-52))
         error = np.abs(slope.astype(float) - gradient.astype(float))
@@ -71,14 +72,19 @@ def test_the_core_and_the_generic_form_agree(kernel, dtype, classes, kind):
         assert (error <= allowed).all(), (options, (error / allowed).max())
 
 
+# Those with fused multiply-add; the others round twice where these round once.
+SAME_BITS = [name for name in native.instruction_sets() if name != "baseline"]
+
+
+@pytest.mark.skipif(len(SAME_BITS) < 2, reason="one instruction set with fused multiply-add here")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("classes", CLASSES)
-def test_every_instruction_set_gives_the_same_bits(kernel, dtype, classes):
+def test_instruction_sets_with_fused_multiply_add_give_the_same_bits(kernel, dtype, classes):
     for kind in ("labels", "soft"):
         logits, target = problem(classes, dtype, kind)
         for options in OPTIONS:
             results = []
-            for name in native.instruction_sets():
+            for name in SAME_BITS:
                 kernel(name)
                 results.append(both(logits, target, **options))
             assert all(same_bits(result, results[0]) for result in results)
@@ -86,15 +92,18 @@ def test_every_instruction_set_gives_the_same_bits(kernel, dtype, classes):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [1, 31, 2_048, 5_000])
-def test_the_sigmoid_loss_has_the_same_bits_on_every_instruction_set(kernel, dtype, count):
+@pytest.mark.parametrize("name", native.instruction_sets())
+def test_the_sigmoid_loss_of_the_core_and_of_the_generic_form_agree(kernel, name, dtype, count):
     random = np.random.default_rng(count)
     logits, target = (random.normal(0, 9, count)).astype(dtype), random.random(count).astype(np.float32)
-    results = []
-    for name in native.instruction_sets():
-        kernel(name)
-        call = xe.binary_cross_entropy_value_and_grad
-        results.append((*call(logits, target, reduction="none"), *call(logits, target)))
-    assert all(same_bits(result, results[0]) for result in results)
+    call = xe.binary_cross_entropy_value_and_grad
+    kernel("generic")
+    value, gradient = call(logits, target, reduction="none")
+    kernel(name)
+    found, slope = call(logits, target, reduction="none")
+    np.testing.assert_allclose(found, value, rtol=8 * float(np.finfo(value.dtype).eps))
+    eps = float(ml_dtypes.finfo(logits.dtype).eps)
+    assert (np.abs(slope.astype(float) - gradient.astype(float)) <= 16 * eps).all()
 
 
 @pytest.mark.parametrize(("rows", "classes"), [(40_000, 10), (3_000, 300), (40, 40_000), (1, 600_000), (3, 400_000)])

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-import crossentropy
+from crossentropy.libraries import torch as tensors
 from crossentropy.options import BinaryOptions, LossOptions, make_options
 
 __all__ = [
@@ -89,23 +89,16 @@ def cross_entropy(
     tensor(4.1223e-09)
     """
     options.setdefault("axis", 1 if input.ndim > 1 else 0)
-    is_dense = isinstance(target, torch.Tensor) and target.shape == input.shape
-    if is_dense:
+    options |= {"class_weight": weight, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
+    options["reduction"] = reduction_name(size_average, reduce, reduction)
+    if isinstance(target, torch.Tensor) and target.shape == input.shape:
         options.setdefault("normalizer", "rows")
         if label_smoothing and "class_mask" not in options:
             # PyTorch spreads label_smoothing over the classes, whatever the row's target sums to.
-            check = make_options(LossOptions, {"label_smoothing": label_smoothing})
-            target = target * (1.0 - check.label_smoothing) + check.label_smoothing / input.shape[options["axis"]]
-            label_smoothing = 0.0
-    return crossentropy.cross_entropy(
-        input,
-        target,
-        class_weight=weight,
-        ignore_index=ignore_index,
-        reduction=reduction_name(size_average, reduce, reduction),
-        label_smoothing=label_smoothing,
-        **options,
-    )
+            check = make_options(LossOptions, options)
+            target = target * (1.0 - check.label_smoothing) + check.label_smoothing / input.shape[check.axis]
+            options["label_smoothing"] = 0.0
+    return tensors.cross_entropy(input, target, make_options(LossOptions, options))
 
 
 def nll_loss(
@@ -181,14 +174,9 @@ def binary_cross_entropy_with_logits(
     options.setdefault("ignore_index", None)
     if options["ignore_index"] is None:
         options.setdefault("normalizer", float(input.numel()))
-    return crossentropy.binary_cross_entropy(
-        input,
-        target,
-        row_weight=weight,
-        pos_weight=pos_weight,
-        reduction=reduction_name(size_average, reduce, reduction),
-        **options,
-    )
+    options |= {"row_weight": weight, "pos_weight": pos_weight}
+    options["reduction"] = reduction_name(size_average, reduce, reduction)
+    return tensors.binary_cross_entropy(input, target, make_options(BinaryOptions, options))
 
 
 def binary_cross_entropy(
@@ -219,7 +207,24 @@ def binary_cross_entropy(
     )
 
 
-class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+class TakesOptions(torch.nn.Module):
+    """A module of torch.nn that calls ``function`` with its own attributes, ``own``, and our options."""
+
+    function: Any
+    own: tuple[str, ...]
+
+    def keep(self, options: dict[str, Any], options_type: type[Any], **fixed: Any) -> None:
+        # Wrong options speak up here, and not after the first batch.
+        numbers = {name: getattr(self, name) for name in self.own if name not in ("weight", "pos_weight")}
+        make_options(options_type, options | numbers | fixed)
+        self.options = options
+
+    def forward(self, input: Any, target: Any, **options: Any) -> Any:
+        own = {name: getattr(self, name) for name in self.own}
+        return self.function(input, target, **own, **self.options | options)
+
+
+class CrossEntropyLoss(TakesOptions, torch.nn.CrossEntropyLoss):
     """``torch.nn.CrossEntropyLoss``; see ``cross_entropy`` for what it computes.
 
     Parameters
@@ -237,6 +242,9 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     tensor(0.)
     """
 
+    function = staticmethod(cross_entropy)
+    own = ("weight", "ignore_index", "reduction", "label_smoothing")
+
     def __init__(
         self,
         weight: Any = None,
@@ -247,25 +255,11 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         label_smoothing: float = 0.0,
         **options: Any,
     ) -> None:
-        reduction = reduction_name(size_average, reduce, reduction)
-        super().__init__(weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
-        # Wrong options speak up here, and not after the first batch.
-        make_options(LossOptions, options | {"label_smoothing": label_smoothing, "reduction": reduction})
-        self.options = options
-
-    def forward(self, input: Any, target: Any, **options: Any) -> Any:
-        return cross_entropy(
-            input,
-            target,
-            self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
-            **self.options | options,
-        )
+        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        self.keep(options, LossOptions)
 
 
-class NLLLoss(torch.nn.NLLLoss):
+class NLLLoss(TakesOptions, torch.nn.NLLLoss):
     """``torch.nn.NLLLoss``; see ``nll_loss`` for what it computes.
 
     Parameters
@@ -283,6 +277,9 @@ class NLLLoss(torch.nn.NLLLoss):
     tensor(1.3863)
     """
 
+    function = staticmethod(nll_loss)
+    own = ("weight", "ignore_index", "reduction")
+
     def __init__(
         self,
         weight: Any = None,
@@ -292,23 +289,11 @@ class NLLLoss(torch.nn.NLLLoss):
         reduction: str = "mean",
         **options: Any,
     ) -> None:
-        reduction = reduction_name(size_average, reduce, reduction)
-        super().__init__(weight, ignore_index=ignore_index, reduction=reduction)
-        make_options(LossOptions, options | {"inputs": "log_probs", "reduction": reduction})
-        self.options = options
-
-    def forward(self, input: Any, target: Any, **options: Any) -> Any:
-        return nll_loss(
-            input,
-            target,
-            self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            **self.options | options,
-        )
+        super().__init__(weight, size_average, ignore_index, reduce, reduction)
+        self.keep(options, LossOptions, inputs="log_probs")
 
 
-class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
+class BCEWithLogitsLoss(TakesOptions, torch.nn.BCEWithLogitsLoss):
     """``torch.nn.BCEWithLogitsLoss``; see ``binary_cross_entropy_with_logits`` for what it computes.
 
     Parameters
@@ -326,6 +311,9 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
     tensor(0.1733)
     """
 
+    function = staticmethod(binary_cross_entropy_with_logits)
+    own = ("weight", "reduction", "pos_weight")
+
     def __init__(
         self,
         weight: Any = None,
@@ -335,23 +323,11 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
         pos_weight: Any = None,
         **options: Any,
     ) -> None:
-        reduction = reduction_name(size_average, reduce, reduction)
-        super().__init__(weight, reduction=reduction, pos_weight=pos_weight)
-        make_options(BinaryOptions, options | {"reduction": reduction})
-        self.options = options
-
-    def forward(self, input: Any, target: Any, **options: Any) -> Any:
-        return binary_cross_entropy_with_logits(
-            input,
-            target,
-            self.weight,
-            reduction=self.reduction,
-            pos_weight=self.pos_weight,
-            **self.options | options,
-        )
+        super().__init__(weight, size_average, reduce, reduction, pos_weight)
+        self.keep(options, BinaryOptions)
 
 
-class BCELoss(torch.nn.BCELoss):
+class BCELoss(TakesOptions, torch.nn.BCELoss):
     """``torch.nn.BCELoss``; see ``binary_cross_entropy`` for what it computes.
 
     Parameters
@@ -369,6 +345,9 @@ class BCELoss(torch.nn.BCELoss):
     tensor(0.4904)
     """
 
+    function = staticmethod(binary_cross_entropy)
+    own = ("weight", "reduction")
+
     def __init__(
         self,
         weight: Any = None,
@@ -377,10 +356,5 @@ class BCELoss(torch.nn.BCELoss):
         reduction: str = "mean",
         **options: Any,
     ) -> None:
-        reduction = reduction_name(size_average, reduce, reduction)
-        super().__init__(weight, reduction=reduction)
-        make_options(BinaryOptions, options | {"inputs": "probs", "reduction": reduction})
-        self.options = options
-
-    def forward(self, input: Any, target: Any, **options: Any) -> Any:
-        return binary_cross_entropy(input, target, self.weight, reduction=self.reduction, **self.options | options)
+        super().__init__(weight, size_average, reduce, reduction)
+        self.keep(options, BinaryOptions, inputs="probs")

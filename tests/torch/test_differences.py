@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import crossentropy as xe  # noqa: E402
-from crossentropy.torch import BCELoss, CrossEntropyLoss  # noqa: E402
+from crossentropy.torch import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss  # noqa: E402
 
 F = torch.nn.functional
 INF = float("inf")
@@ -25,8 +25,31 @@ def test_a_batch_that_is_all_ignored():
     assert torch.equal(slope(loss, logits), torch.zeros(3, 4))
 
 
-def test_nan_in_an_ignored_row_does_not_reach_its_gradient():
-    logits = torch.tensor([[0.0, 1.0], [float("nan"), 0.0]], requires_grad=True)
+@pytest.mark.parametrize("rows", [0, 2])
+def test_a_mean_over_nothing(rows):
+    logits, labels, weight = torch.zeros(rows, 3, requires_grad=True), torch.zeros(rows).long(), torch.zeros(3)
+    assert torch.isnan(F.cross_entropy(logits, labels, weight))
+    loss = CrossEntropyLoss(weight)(logits, labels)
+    assert loss == 0
+    assert torch.equal(slope(loss, logits), torch.zeros(rows, 3))
+    if rows == 0:
+        empty = torch.zeros(0, requires_grad=True)
+        assert torch.isnan(F.binary_cross_entropy_with_logits(empty, empty.detach()))
+        assert BCEWithLogitsLoss()(empty, empty.detach()) == 0
+
+
+def test_infinite_logits_that_are_right():
+    logits, target = torch.tensor([INF, -INF], requires_grad=True), torch.tensor([1.0, 0.0])
+    assert torch.isnan(F.binary_cross_entropy_with_logits(logits, target))
+    loss = BCEWithLogitsLoss()(logits, target)
+    assert loss == 0
+    assert torch.equal(slope(loss, logits), torch.zeros(2))
+    assert BCEWithLogitsLoss()(logits, 1 - target) == INF
+
+
+@pytest.mark.parametrize("bad", [float("nan"), INF])
+def test_nan_in_an_ignored_row_does_not_reach_its_gradient(bad):
+    logits = torch.tensor([[0.0, 1.0], [bad, 0.0]], requires_grad=True)
     labels = torch.tensor([0, -100])
     assert torch.isnan(slope(F.cross_entropy(logits, labels), logits)[1]).any()
     gradient = slope(CrossEntropyLoss()(logits, labels), logits)
@@ -57,6 +80,41 @@ def test_a_mean_of_16_bit_logits_is_not_rounded_to_16_bits():
     loss = CrossEntropyLoss()(logits, labels)
     assert loss.dtype == torch.float32
     assert abs(loss.double() - exact) < 1e-6
+
+
+def test_a_bfloat16_mean_of_many_rows():
+    """torch gives 5.125 for 5.1508: every row's loss, and the mean, have 8 bits there."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1024, 100, generator=generator).bfloat16()
+    labels = torch.randint(0, 100, (1024,), generator=generator)
+    exact = F.cross_entropy(logits.double(), labels)
+    assert abs(F.cross_entropy(logits, labels).double() - exact) > 0.005
+    assert abs(CrossEntropyLoss()(logits, labels).double() - exact) < 1e-6
+
+
+def test_a_float16_sum_does_not_overflow():
+    logits, labels = torch.full((1000, 2), 100.0, dtype=torch.float16), torch.zeros(1000, dtype=torch.int64)
+    logits[:, 0] = 0
+    assert F.cross_entropy(logits, labels, reduction="sum") == INF
+    assert CrossEntropyLoss(reduction="sum")(logits, labels) == 100_000
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_one_hots_of_integers_and_booleans(dtype):
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 2, 1, 2])
+    hot = F.one_hot(labels, 3).to(dtype)
+    with pytest.raises(RuntimeError):
+        F.cross_entropy(logits, hot)
+    assert torch.equal(CrossEntropyLoss()(logits, hot), CrossEntropyLoss()(logits, labels))
+
+
+def test_bad_weights_are_refused():
+    logits, labels = torch.randn(2, 3), torch.tensor([0, 1])
+    for bad in (-1.0, float("nan")):
+        weight = torch.tensor([1.0, bad, 1.0])
+        F.cross_entropy(logits, labels, weight)  # says nothing
+        with pytest.raises(ValueError, match=r"class_weight\[1\] = .* must be finite and not negative"):
+            CrossEntropyLoss(weight)(logits, labels)
 
 
 def test_the_gradient_of_16_bit_logits_has_their_dtype():

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import crossentropy as xe  # noqa: E402
-from crossentropy.libraries.torch import primitives  # noqa: E402
+from crossentropy.libraries.torch import compute, forms  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -66,18 +66,45 @@ def test_a_loss_scale_reaches_float16_before_rounding():
 def test_an_upstream_gradient_of_one_is_free(monkeypatch):
     logits, labels = problem()
     loss = xe.cross_entropy(logits, labels)
-    monkeypatch.setattr(primitives, "compute", None)
-    monkeypatch.setattr(primitives.Calls, "scaled", None)
+    monkeypatch.setattr(compute, "loss", None)
+    monkeypatch.setattr(forms.Form, "scaled", None)
     loss.backward()  # nothing is computed, nothing is copied: either would call None
     assert torch.isfinite(logits.grad).all()
 
 
+MEMORY = """
+import resource
+import torch
+import crossentropy as xe
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+xe.cross_entropy(torch.randn(8, 10, requires_grad=True), torch.zeros(8, dtype=torch.int64)).backward()
+logits, labels = torch.randn(1024, 16_000).requires_grad_(), torch.randint(0, 16_000, (1024,))
+before = peak()
+xe.cross_entropy(logits, labels).backward()
+print((peak() - before) / logits.nbytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the high-water mark as Linux keeps it")
+def test_forward_and_backward_need_the_memory_of_one_gradient():
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 0.9 < float(done.stdout) < 1.1
+
+
 def test_no_grad_computes_no_gradient(monkeypatch):
     logits, labels = problem()
-    monkeypatch.setattr(primitives.generic, "row_gradient", None)
+    computed, plain = [], compute.loss
+    monkeypatch.setattr(compute, "loss", lambda *given: computed.append(len(given) > 4) or plain(*given))
     with torch.no_grad():
         assert not xe.cross_entropy(logits, labels).requires_grad
     assert torch.isfinite(xe.cross_entropy(logits.detach(), labels))
+    assert computed == [False, False]
+    xe.cross_entropy(logits, labels)
+    assert computed == [False, False, True]
 
 
 def test_autocast_gives_a_float32_loss_as_torchs_own():

@@ -1,5 +1,7 @@
 """Derivatives of every kind, and everything that traces, against torch's own loss or against finite differences."""
 
+import os
+import shutil
 import subprocess
 import sys
 
@@ -243,11 +245,24 @@ TRACED = {
 }
 
 
+COMPILERS = ("g++", "clang++", "c++", "cl")
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, (os.environ.get("CXX", "g++"), *COMPILERS))),
+    reason="no C++ compiler, which inductor needs",
+)
+# Inductor takes seconds for each: what has operators of its own, a view ahead of them, and arithmetic around them.
+BACKENDS = [pytest.param(name, "aot_eager", id=f"{name}-aot_eager") for name in TRACED]
+BACKENDS += [
+    pytest.param(name, "inductor", id=f"{name}-inductor", marks=needs_compiler)
+    for name in ("labels", "images", "smoothed", "binary", "module")
+]
+
+
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize("name", TRACED)
-def test_compile(name, dynamic):
+@pytest.mark.parametrize(("name", "backend"), BACKENDS)
+def test_compile(name, backend, dynamic):
     torch._dynamo.reset()
-    compiled = torch.compile(TRACED[name], fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    compiled = torch.compile(TRACED[name], fullgraph=True, dynamic=dynamic, backend=backend)
     for rows in (4, 7):
         logits, labels = normal(rows, 3, seed=rows), torch.arange(rows) % 3
         results = []
@@ -256,6 +271,24 @@ def test_compile(name, dynamic):
             value = function(x, labels)
             results.append((value, torch.autograd.grad(value.sum(), x)[0]))
         assert_trees_close(*results)
+
+
+@needs_compiler
+def test_a_compiled_training_step():
+    """The default backend, a layer ahead of the loss, and labels that are ignored."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    layer, criterion = torch.nn.Linear(8, 5), xe.torch.CrossEntropyLoss(label_smoothing=0.1)
+    features, labels = torch.randn(6, 8), torch.tensor([0, -100, 4, 2, -100, 1])
+    losses, slopes = [], []
+    for compile_ in (lambda f: f, lambda f: torch.compile(f, fullgraph=True)):
+        layer.zero_grad()
+        loss = compile_(lambda x, y: criterion(layer(x), y) / 4)(features, labels)
+        loss.backward()
+        losses.append(loss.detach())
+        slopes.append([p.grad.clone() for p in layer.parameters()])
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*slopes)
 
 
 def test_compile_is_the_first_use():
@@ -290,10 +323,10 @@ def test_operators_are_registered_as_torch_wants_them(name):
     x, upstream = X.clone().requires_grad_(), torch.tensor(0.25, dtype=DOUBLE)
     if name == "element_loss":
         arguments = (x.detach().reshape(-1).requires_grad_(), upstream, None, SOFT.reshape(-1), None, None)
-        arguments += ("logits", 0.0, 0.0, True)
+        arguments += ("logits", 0.0, 0.0, None, None, True)
     else:
         vector = V if name == "row_hessian_vector" else None
         weight = torch.ones(1, 1, dtype=DOUBLE)
         arguments = (x if vector is None else X, upstream, vector, LABELS[:, None], weight, *[None] * 6)
-        arguments += ("logits", 1.0, None, 0.0, 0.0, 0.0, 1.0, True)
+        arguments += ("logits", 1.0, None, 0.0, 0.0, 0.0, 1.0, 1, None, True)
     torch.library.opcheck(operator, arguments)

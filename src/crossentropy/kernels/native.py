@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,11 @@ try:
 except ModuleNotFoundError:  # a build without the core; a broken one says so
     _native = None
 
+NUMBERS = "dflqihbB"  # NumPy's characters of the dtypes that ``within`` reads
+EVERY_CORE = 0  # as a number of threads: those that this process may use
+# The dtype of another library's bfloat16 numbers, where NumPy has none for them: their bits, marked as such.
+BFLOAT16 = np.dtype((np.uint16, [("bfloat16", np.uint16)]))
+
 
 def instruction_sets() -> list[str]:
     """What the core can compute with here, best first; empty without the core."""
@@ -31,7 +37,8 @@ def instruction_sets() -> list[str]:
 
 def forced() -> str:
     """What the environment asks for: "generic", an instruction set, or "" for the best."""
-    name = os.environ.get("CROSSENTROPY_KERNEL", "")
+    # os.environ encodes and decodes at every question, which takes longer than a small loss.
+    name = os.environ.get("CROSSENTROPY_KERNEL", "") if _native is None else _native.environment("CROSSENTROPY_KERNEL")
     if name and name != "generic" and name not in instruction_sets():
         raise ValueError(f"CROSSENTROPY_KERNEL={name!r}: expected one of {', '.join(['generic', *instruction_sets()])}")
     return name
@@ -42,37 +49,67 @@ def kernel_name() -> str:
     return forced() or next(iter(instruction_sets()), "generic")
 
 
+def label_scan() -> Callable[..., tuple[int, float] | None] | None:
+    """The core's look at labels (rows,), where it computes: ``row_coefficients`` says what it is."""
+    return None if _native is None or forced() == "generic" else _native.labels
+
+
+def within(
+    array: np.ndarray, low: float, high: float, ignored: float | None = None, *, nan: bool = False
+) -> int | None:
+    """How many entries are ``ignored``, if all others lie in [low, high] (or are NaN, if ``nan``).
+
+    None where one lies outside, or where the core cannot tell: then array code looks, and says where.
+    """
+    if _native is None or forced() == "generic" or array.dtype.char not in NUMBERS or not array.flags.forc:
+        return None
+    return _native.within(array.ravel(order="K"), low, high, ignored, nan)
+
+
 def core(logits: np.ndarray, layout: Layout, coefficients: RowCoefficients, num_threads: int | None) -> Core | None:
     """The core for one call; None where ``generic`` has to compute it."""
     instruction_set = "generic" if _native is None else forced()
     if instruction_set == "generic" or layout.count == 0:
         return None
-    return Core(cube(logits, layout), layout, coefficients, num_threads or cores(), instruction_set)
+    return Core(cube(logits, layout), layout, coefficients, num_threads or EVERY_CORE, instruction_set)
 
 
-@dataclasses.dataclass(frozen=True)
 class Core:
-    """One call of the core. ``given``: the logits as (outer, classes, inner)."""
+    """One call of the core. ``given``: the logits as (outer, classes, inner), or with two dimensions as they are."""
 
-    given: np.ndarray
-    layout: Layout
-    coefficients: RowCoefficients
-    num_threads: int
-    instruction_set: str
+    def __init__(
+        self, given: np.ndarray, layout: Layout, coefficients: RowCoefficients, num_threads: int, instruction_set: str
+    ) -> None:
+        self.given, self.layout, self.coefficients = given, layout, coefficients
+        self.num_threads, self.instruction_set = num_threads, instruction_set
 
     def losses(self, losses: np.ndarray, upstream: Any = None, gradient: np.ndarray | None = None) -> None:
         """Fill ``losses`` (rows,) and, where one is given, ``gradient``: upstream x derivative, like the logits."""
+        self.with_gradient({"loss": losses}, None, upstream, gradient)
+
+    def total(self, row_weight: Any = None, upstream: Any = None, gradient: np.ndarray | None = None) -> float:
+        """Sum of row_weight x loss over the rows that count alone, in a fixed order; ``gradient`` as for ``losses``."""
+        return self.with_gradient(None, row_weight, upstream, gradient)
+
+    def with_gradient(self, results: Any, row_weight: Any, upstream: Any, gradient: np.ndarray | None) -> Any:
         if gradient is None:
-            self.compute({"loss": losses}, self.coefficients)
-            return
+            return self.compute(results, self.coefficients, row_weight)
         target = cube(gradient, self.layout)
-        self.compute({"loss": losses}, self.coefficients, upstream, target)
-        if not np.may_share_memory(target, gradient):
+        total = self.compute(results, self.coefficients, row_weight, upstream, target)
+        if target is not gradient and not np.may_share_memory(target, gradient):
             gradient[...] = target.reshape(gradient.shape)
+        return total
+
+    def labels_within(self, low: float, high: float) -> bool:
+        """Do the entries at the labels lie in [low, high], or are NaN? False where the core does not tell."""
+        c = self.coefficients
+        if c.indices is None or c.indices.ndim != 1 or self.given.dtype.char not in "df":
+            return False
+        return _native.labelled_within(self.given, self.layout.axis, c.indices, c.ignored_label, low, high)
 
     def row_statistics(self) -> RowStatistics:
         """Statistics of every row, ignored ones too, with what entropy and prediction need."""
-        c = dataclasses.replace(self.coefficients, valid=None)
+        c = dataclasses.replace(self.coefficients, valid=None, ignored_label=None)
         names = ["maximum", "ties", "others", "entropy_sum"]
         if c.label_smoothing:
             names += ["profile", "profile_mass", "allowed"]
@@ -89,39 +126,55 @@ class Core:
 
     def compute(
         self,
-        results: dict[str, np.ndarray],
+        results: dict[str, np.ndarray] | None,
         c: RowCoefficients,
+        row_weight: Any = None,
         upstream: Any = None,
         gradient: np.ndarray | None = None,
-    ) -> None:
-        """Fill ``results``, float64 arrays by their name in ``RowStatistics`` or "loss", and ``gradient``."""
-        spread = c.target_sum if c.indices is not None and c.label_smoothing and np.ndim(c.target_sum) else None
-        _native.rows(
-            bits(self.given),
-            dtype_name(self.given) == "bfloat16",
+    ) -> Any:
+        """Fill ``results``, float64 arrays by their name in ``RowStatistics`` or "loss", and ``gradient``.
+
+        Without ``results``: the sum of row_weight x loss over the rows that count.
+        """
+        layout, given, indices, index_weight, spread = self.layout, self.given, c.indices, c.index_weight, None
+        as_given = indices is not None and indices.ndim == 1
+        if not as_given and indices is not None:
+            indices, index_weight = np.require(indices, requirements="A"), float64(np.atleast_2d(index_weight))
+            spread = c.target_sum if c.label_smoothing and np.ndim(c.target_sum) else None
+        in_bfloat16 = is_bfloat16(given)
+        if in_bfloat16:
+            given, gradient = bits(given), None if gradient is None else bits(gradient)
+        if not (upstream is None or isinstance(upstream, float)):
+            upstream = np.atleast_1d(float64(upstream))
+        class_weight = c.class_weight
+        return _native.rows(
+            given,
+            layout.axis,
+            in_bfloat16,
             c.inputs == "logits",
             c.inputs == "probs",
             c.temperature,
             c.softcap or 0.0,
             None if c.class_bias is None or not c.class_bias.any() else float64(c.class_bias),  # zeros are no transform
-            rows_cube(c.class_mask, self.layout),
-            None if c.indices is None else np.require(c.indices, requirements="A"),
-            None,
-            None if c.index_weight is None else float64(np.atleast_2d(c.index_weight)),
-            False,
-            None if c.dense is None else bits(rows_cube(c.dense, self.layout)),
-            c.dense is not None and dtype_name(c.dense) == "bfloat16",
+            None if c.class_mask is None else rows_cube(c.class_mask, layout),
+            indices,
+            c.ignored_label,
+            index_weight,
+            as_given and class_weight is not None,
+            None if c.dense is None else bits(rows_cube(c.dense, layout)),
+            c.dense is not None and is_bfloat16(c.dense),
             c.dense_scale,
-            float64(c.class_weight),
+            None if class_weight is None else float64(class_weight),
             c.label_smoothing,
-            float64(spread),
+            None if spread is None else float64(spread),
             c.z_loss,
             c.focal_gamma,
             c.valid,
-            None if upstream is None else np.atleast_1d(float64(upstream)),
-            False,
+            None if row_weight is None else float64(row_weight),
+            upstream,
             results,
-            None if gradient is None else bits(gradient),
+            results is None,
+            gradient,
             self.num_threads,
             self.instruction_set,
         )
@@ -155,9 +208,9 @@ def binary_losses(
     losses = np.empty(logits.size if each else _native.element_blocks(logits.size))
     _native.binary(
         bits(x),
-        dtype_name(logits) == "bfloat16",
+        is_bfloat16(logits),
         bits(target),
-        dtype_name(c.target) == "bfloat16",
+        is_bfloat16(c.target),
         pos_weight,
         flat(c.valid),
         c.label_smoothing,
@@ -165,7 +218,7 @@ def binary_losses(
         losses if each else None,
         None if each else losses,
         None if slope is None else bits(slope),
-        num_threads or cores(),
+        num_threads or EVERY_CORE,
         instruction_set,
     )
     if gradient is not None and not np.may_share_memory(slope, gradient):
@@ -205,16 +258,10 @@ def row_scores(
         [] if at is None else at.tolist(),
         None if at is None else by_temperature.ravel(),
         None if at is None else gap.ravel(),
-        cores(),
+        EVERY_CORE,
         instruction_set,
     )
     return by_temperature.sum(axis=0), gap.sum(axis=0)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def float64(array: Any) -> Any:
@@ -223,7 +270,11 @@ def float64(array: Any) -> Any:
 
 def bits(array: Any) -> Any:
     """bfloat16 as the uint16 that holds it: it has no place in NumPy's buffers."""
-    return array.view(np.uint16) if dtype_name(array) == "bfloat16" else array
+    return array.view(np.uint16) if is_bfloat16(array) else array
+
+
+def is_bfloat16(array: Any) -> bool:
+    return array.dtype.names == BFLOAT16.names or dtype_name(array) == "bfloat16"
 
 
 def cube(array: np.ndarray, layout: Layout) -> np.ndarray:
@@ -231,15 +282,13 @@ def cube(array: np.ndarray, layout: Layout) -> np.ndarray:
     if not array.flags.aligned:
         array = array.copy()
     if array.ndim == 2:
-        return array[None] if layout.axis == 0 else array[:, :, None]
+        return array
     shape = layout.shape
     return array.reshape(math.prod(shape[: layout.axis]), layout.classes, math.prod(shape[layout.axis + 1 :]))
 
 
-def rows_cube(rows: np.ndarray | None, layout: Layout) -> np.ndarray | None:
+def rows_cube(rows: np.ndarray, layout: Layout) -> np.ndarray:
     """(rows, classes), or (classes,) for every row, as (outer, classes, inner)."""
-    if rows is None:
-        return None
     if not rows.flags.aligned:
         rows = rows.copy()
     if rows.ndim == 1:

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from crossentropy.kernels import generic
+from crossentropy.libraries.torch.compute import blocks
+from crossentropy.libraries.torch.conversion import WORK
 from crossentropy.libraries.torch.namespace import Namespace
-from crossentropy.libraries.torch.primitives import WORK, blocks, is_traced, primal
+from crossentropy.libraries.torch.tensors import is_traced, primal
 
 ROW_KERNELS = {"softmax": generic.softmax, "log_softmax": generic.log_softmax}
 ELEMENT_KERNELS = {"sigmoid": generic.sigmoid, "log_sigmoid": generic.log_sigmoid}

@@ -13,9 +13,11 @@ import torch
 
 from crossentropy.binary_loss import BinaryCoefficients, binary_measure
 from crossentropy.kernels import generic
+from crossentropy.libraries.torch.conversion import WORK
 from crossentropy.libraries.torch.distributions import mapped
+from crossentropy.libraries.torch.forms import ELEMENTS
 from crossentropy.libraries.torch.namespace import Namespace
-from crossentropy.libraries.torch.primitives import CALLS, ELEMENTS, WORK
+from crossentropy.libraries.torch.primitives import CALLS
 from crossentropy.row_loss import RowCoefficients, RowStatistics
 
 
@@ -64,10 +66,9 @@ def measured_element_losses(x: Any, c: BinaryCoefficients, upstream: Any) -> Any
     """(elements,): upstream_i [q+ f(-log p) + q- f(-log(1 - p))], the two terms being losses of certain targets."""
     xp, calls = Namespace(x.device), CALLS[ELEMENTS.name]
     x = x.to(WORK)
-    one = torch.ones((), dtype=WORK, device=x.device)
     losses = torch.zeros_like(x)
     for certain, weight in zip((1.0, 0.0), binary_measure(xp, c, x), strict=True):
         plain = dataclasses.replace(c, target=torch.full_like(x, certain), pos_weight=None, label_smoothing=0.0)
-        loss = calls.loss(x, one, None, *ELEMENTS.flat(plain), False)
+        loss = calls.loss(x, 1.0, None, *ELEMENTS.flat(plain), None, None, False)
         losses = losses + weight * torch.where((weight == 0) & torch.isinf(loss), 0.0, loss)
     return upstream * torch.where(upstream == 0, 0.0, losses)

@@ -1,0 +1,121 @@
+"""Losses, gradients and Hessian-vector products of tensors with values: by the C++ core, or by plain tensor code.
+
+The plain code works in blocks of rows, and serves other devices, whatever the core leaves to it, and installations
+without the core. A kernel for a device would take over beside the core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from crossentropy.kernels import generic
+from crossentropy.libraries.torch import core
+from crossentropy.libraries.torch.conversion import WORK, result_dtype
+from crossentropy.libraries.torch.forms import ROWS, Form, view
+from crossentropy.libraries.torch.namespace import Namespace
+from crossentropy.reduction import of_valid
+from crossentropy.row_loss import row_loss, times
+
+# Elements per block on the CPU: the float64 temporaries of one block (256 kB each) stay in a core's cache.
+BLOCK = 1 << 15
+
+
+def loss(form: Form, x: Any, upstream: Any, rest: Any, gradient: Any = None) -> Any:
+    """upstream_i loss_i, or their sum, in the result's dtype; the gradient is written where one is given."""
+    *flat, axis, num_threads, total = rest
+    dtype = result_dtype(x)
+    if x.is_cpu:
+        factor = view(upstream)
+        found = core.losses(form, x, axis, form.as_arrays(flat), factor, gradient, num_threads, total)
+        if found is not None:
+            return core.as_result(quiet_value_of(*found, factor, total), dtype)
+    c, upstream = form.as_tensors(flat), torch.as_tensor(upstream, dtype=WORK, device=x.device)
+    losses = blockwise(form, x, axis, c, upstream, gradient)
+    return value_of(Namespace(x.device), losses, c.valid, upstream, total).to(dtype)
+
+
+def hessian_vector(form: Form, x: Any, upstream: Any, vector: Any, rest: Any) -> Any:
+    """upstream_i H_i v_i, of the shape of x."""
+    *flat, axis, _, _ = rest
+    c, upstream = form.as_tensors(flat), torch.as_tensor(upstream, dtype=WORK, device=x.device)
+    xp, rows, vector_rows = Namespace(x.device), form.as_rows(x, axis), form.as_rows(vector, axis)
+    result = torch.empty_like(x)
+    product = writable_rows(form, result, axis)
+    for block in blocks(rows):
+        share = upstream[block] if upstream.ndim else upstream
+        part, piece, v = rows[block], form.cut(c, block), vector_rows[block]
+        if form is ROWS:
+            statistics = generic.row_statistics(xp, part, piece, WORK)
+            product[block] = generic.row_hessian_vector(xp, part, piece, statistics, v, share, WORK)
+        else:
+            product[block] = generic.binary_hessian_vector(xp, part, piece, v, share, WORK)
+    return delivered(form, product, result, axis)
+
+
+def blockwise(form: Form, x: Any, axis: int | None, c: Any, upstream: Any, gradient: Any) -> Any:
+    """(rows,) losses in the working precision."""
+    xp, rows = Namespace(x.device), form.as_rows(x, axis)
+    losses = torch.empty(rows.shape[0], dtype=WORK, device=x.device)
+    slopes = None if gradient is None else writable_rows(form, gradient, axis)
+    for block in blocks(rows):
+        part, piece = rows[block], form.cut(c, block)
+        share = upstream[block] if upstream.ndim else upstream
+        if form is ROWS:
+            statistics = generic.row_statistics(xp, part, piece, WORK)
+            losses[block] = row_loss(xp, statistics, piece)
+            if slopes is not None:
+                slopes[block] = generic.row_gradient(xp, part, piece, statistics, share, WORK)
+        else:
+            losses[block] = generic.binary_loss(xp, part, piece, WORK)
+            if slopes is not None:
+                slopes[block] = generic.binary_gradient(xp, part, piece, share, WORK)
+    if slopes is not None:
+        delivered(form, slopes, gradient, axis)
+    return losses
+
+
+def blocks(rows: Any) -> Iterator[slice]:
+    """Blocks of rows that fit a core's cache; one block on a device, where a launch costs more than memory."""
+    count, width = rows.shape[0], rows[:1].numel()
+    step = max(1, BLOCK // max(1, width)) if rows.device.type == "cpu" else max(1, count)
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def writable_rows(form: Form, array: Any, axis: int | None) -> Any:
+    """The array's rows, or a buffer for them where they are no view of it."""
+    rows = form.as_rows(array, axis)
+    return rows if shares_memory(rows, array) else torch.empty_like(rows)
+
+
+def delivered(form: Form, rows: Any, array: Any, axis: int | None) -> Any:
+    return array if shares_memory(rows, array) else array.copy_(form.from_rows(rows, array, axis))
+
+
+def shares_memory(a: Any, b: Any) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
+def value_of(xp: Any, losses: Any, valid: Any, upstream: Any, total: bool) -> Any:
+    """upstream_i loss_i, or their sum, which has the bits of the rows that count alone."""
+    if not total:
+        return times(xp, upstream, losses)
+    if upstream.ndim == 0:
+        return times(xp, upstream, xp.sum(of_valid(losses, valid)))
+    # The largest factor last, so that rows of equal weight have the bits of rows without weights.
+    top = xp.max(upstream, axis=0) if upstream.shape[0] else xp.sum(upstream)
+    scale = xp.where(top > 0, top, 1.0)
+    share = xp.where(top > 0, upstream / scale, upstream)
+    return times(xp, scale, xp.sum(of_valid(times(xp, share, losses), valid)))
+
+
+def quiet_value_of(losses: np.ndarray, valid: Any, upstream: Any, total: bool) -> Any:
+    """``value_of`` in NumPy, which would warn of infinities."""
+    if total and isinstance(upstream, float):
+        value = float(np.add.reduce(losses if valid is None else losses[valid]))
+        return upstream * value if upstream else 0.0
+    with np.errstate(all="ignore"):
+        return value_of(np, losses, valid, np.asarray(upstream), total)

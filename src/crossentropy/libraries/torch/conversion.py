@@ -1,0 +1,80 @@
+"""Arguments as tensors of one device, with errors that name the argument."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from crossentropy.arrays import FLOATING, REDUCED, Layout, dtype_name, is_floating, is_integer, is_sparse
+from crossentropy.libraries.torch.tensors import differentiable, values_known
+from crossentropy.options import LossOptions
+
+WORK = torch.float64
+SMALL_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+ARRAY_OPTIONS = ("class_weight", "row_weight", "class_mask", "class_bias", "pos_weight", "normalizer")
+CONVERTED = frozenset((*ARRAY_OPTIONS, "temperature"))
+
+
+def as_array(name: str, value: Any, device: Any = None) -> Any:
+    """A strided tensor of real numbers on the device, or an error that names the argument."""
+    if not isinstance(value, torch.Tensor):
+        try:
+            return torch.as_tensor(value, device=device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{name} is not an array of numbers: {error}") from None
+    if value.layout != torch.strided or value.is_quantized:
+        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}; use .to_dense() or .dequantize()")
+    if value.is_complex():
+        raise TypeError(f"{name} must hold real numbers of at most 64 bits, got dtype {value.dtype}")
+    if device is not None and value.device != device:
+        if value.ndim:
+            raise ValueError(f"{name} is on {value.device} and logits on {device}; move it with .to({str(device)!r})")
+        value = value.to(device)
+    # torch has next to no arithmetic for the wide unsigned integers.
+    return value.to(torch.int64) if is_integer(value) and value.dtype not in SMALL_INTEGERS else value
+
+
+def as_floating(name: str, value: Any, device: Any = None) -> Any:
+    """A floating tensor; integers, as a person writes them in a list, become float64."""
+    array = as_array(name, value, device)
+    if is_integer(array):
+        array = array.to(WORK)
+    if not is_floating(array):
+        raise TypeError(f"{name} must be floating ({', '.join(FLOATING)}), got dtype {array.dtype}")
+    return array
+
+
+def as_target(target: Any, layout: Layout, device: Any) -> Any:
+    if not is_sparse(target):
+        target = as_array("target", target, device)
+        return target if tuple(target.shape) == layout.shape else widened(target)
+    return widened(as_array("target indices", target[0], device)), as_array("target values", target[1], device)
+
+
+def widened(integers: Any) -> Any:
+    """int64: torch would compare an 8-bit label with the number of classes in 8 bits."""
+    return integers.to(torch.int64) if is_integer(integers) else integers
+
+
+def as_options(options: Any, device: Any) -> Any:
+    """The same options with tensors on the device for whatever the caller gave as an array."""
+    given = vars(options)
+    arrays = {n: as_array(n, given[n], device) for n in ARRAY_OPTIONS if n in given and not isinstance(given[n], str)}
+    if isinstance(given.get("temperature"), torch.Tensor):
+        arrays["temperature"] = as_temperature(options.temperature, device)
+    return options.replace(**arrays) if arrays else options
+
+
+def as_temperature(value: Any, device: Any) -> Any:
+    """A number where nobody wants a derivative to it."""
+    if values_known(value):
+        number = LossOptions(temperature=value.detach().item()).temperature
+        if not differentiable(value):
+            return number
+    return torch.reshape(as_floating("temperature", value, device), ()).to(WORK)
+
+
+def result_dtype(array: Any) -> torch.dtype:
+    """The loss of 16-bit logits is float32."""
+    return torch.float32 if dtype_name(array) in REDUCED else array.dtype

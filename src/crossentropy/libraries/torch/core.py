@@ -1,0 +1,54 @@
+"""Tensors in the CPU's memory through the C++ core, which reads and writes them where they are: no copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from crossentropy.arrays import Layout
+from crossentropy.kernels import native
+from crossentropy.libraries.torch.forms import Form, view
+
+NUMPY_DTYPES = {torch.float64: np.float64, torch.float32: np.float32}
+
+
+def values(tensor: Any) -> Any:
+    """The tensor's numbers as a NumPy array; bfloat16, for which NumPy has no dtype, as float32."""
+    return view(tensor.float() if tensor.dtype is torch.bfloat16 else tensor)
+
+
+def losses(
+    form: Form, x: Any, axis: int | None, c: Any, upstream: Any, gradient: Any, num_threads: int | None, total: bool
+) -> tuple[np.ndarray, Any] | None:
+    """Losses of the rows, and which of these count (None: all). Without ``total`` there is one for each row.
+
+    ``c`` and ``upstream`` hold NumPy arrays. The gradient is written where one is given. None, with nothing written,
+    where the core cannot take it.
+    """
+    slope = None if gradient is None else view(gradient)
+    threads = num_threads or torch.get_num_threads()
+    if axis is None:
+        found = native.binary_losses(view(x), c, upstream, slope, each=not total, num_threads=threads)
+        return None if found is None else (found, None)
+    core = native.core(view(x), Layout(tuple(x.shape), axis), c, threads)
+    if core is None:
+        return None
+    result = np.empty(core.layout.count)
+    if slope is None:
+        core.losses(result)
+    else:
+        core.losses(result, upstream, slope)
+    return result, c.valid
+
+
+def row_statistics(x: Any, axis: int, c: Any, num_threads: int | None) -> Any:
+    """``RowStatistics`` of every row, as NumPy arrays; None where the core cannot take it."""
+    core = native.core(view(x), Layout(tuple(x.shape), axis), c, num_threads or torch.get_num_threads())
+    return core and core.row_statistics()
+
+
+def as_result(value: Any, dtype: torch.dtype) -> Any:
+    """A tensor of the dtype, of a NumPy array or number."""
+    return torch.from_numpy(np.asarray(value, NUMPY_DTYPES[dtype]))

@@ -1,0 +1,192 @@
+"""The derivatives of the three functions of ``primitives``, written with the three themselves.
+
+d loss     / d x = gradient,           d loss     / d upstream = loss at upstream 1
+d gradient / d x = Hessian-vector,     d gradient / d upstream = gradient at upstream 1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from crossentropy.libraries.torch.batching import vmap
+from crossentropy.libraries.torch.conversion import WORK, result_dtype
+from crossentropy.libraries.torch.forms import SETTINGS, Form, Held
+from crossentropy.libraries.torch.tensors import primal, values_known
+
+
+@dataclasses.dataclass
+class Calls:
+    """The three functions of one form: what a derivative may call."""
+
+    form: Form
+    loss: Any = None
+    loss_and_gradient: Any = None
+    hessian_vector: Any = None
+
+
+def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.set_materialize_grads(False)
+    # The gradient that was formed with the loss is saved, so that a backward pass with upstream gradient 1 is free.
+    formed = output[1] if isinstance(output, tuple) else None
+    tensors = [value if isinstance(value, torch.Tensor) else None for value in inputs]
+    ctx.others = [None if isinstance(value, torch.Tensor) else value for value in inputs]
+    # What the coefficients read is saved for its version: a label that was changed meanwhile is an error, as elsewhere.
+    sources = inputs[3].sources if isinstance(inputs[3], Held) else ()
+    ctx.save_for_backward(*tensors, formed, *sources)
+    if hasattr(ctx, "save_for_forward"):
+        ctx.save_for_forward(*tensors, formed, *sources)
+
+
+def saved_inputs(ctx: Any) -> tuple[list[Any], Any]:
+    """The arguments of the call, and the gradient that was formed with it."""
+    saved, count = ctx.saved_tensors, len(ctx.others)
+    pairs = zip(saved[:count], ctx.others, strict=True)
+    return [other if tensor is None else tensor for tensor, other in pairs], saved[count]
+
+
+def refuse(form: Form, which: Any) -> None:
+    """The derivative to a coefficient is not silently 0."""
+    if any(which):
+        names = [*form.tensors, *form.numbers, *SETTINGS]
+        wanted = [name for name, is_wanted in zip(names, which, strict=True) if is_wanted]
+        raise NotImplementedError(
+            f"crossentropy: no derivative with respect to {', '.join(wanted)} in this combination of transforms; "
+            "detach what the targets and weights are made of"
+        )
+
+
+def third_derivative() -> None:
+    raise NotImplementedError(
+        "crossentropy: third derivatives of the loss are not provided (value, gradient and Hessian-vector product are)"
+    )
+
+
+def to_shape(rows: Any, upstream: Any) -> Any:
+    """The gradient (rows,) to ``upstream``."""
+    rows = rows.to(WORK)
+    return rows if upstream.ndim else rows.sum()
+
+
+def is_last_use() -> bool:
+    """Is what was saved freed after this backward? Else the caller, who may add to his gradient, gets a copy."""
+    return not torch.is_grad_enabled() and not torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+def is_one(factor: Any) -> bool:
+    """Is the upstream gradient 1, as far as that can be read without waiting?"""
+    return factor.ndim == 0 and values_known(factor) and factor.item() == 1.0
+
+
+def derivatives(calls: Calls) -> dict[str, dict[str, Callable[..., Any]]]:
+    form = calls.form
+
+    def loss_backward(ctx: Any, a: Any) -> tuple[Any, ...]:
+        (x, upstream, _, *rest), _ = saved_inputs(ctx)
+        refuse(form, ctx.needs_input_grad[3:])
+        grads: list[Any] = [None] * len(ctx.others)
+        if a is not None and ctx.needs_input_grad[0]:
+            grads[0] = calls.loss_and_gradient(x, a.to(WORK) * upstream, None, *rest[:-1], False)[1]
+        if a is not None and ctx.needs_input_grad[1]:
+            grads[1] = to_shape(a * calls.loss(x, 1.0, None, *rest[:-1], False), upstream)
+        return tuple(grads)
+
+    def loss_and_gradient_backward(ctx: Any, a: Any, v: Any) -> tuple[Any, ...]:
+        (x, upstream, _, *rest), gradient = saved_inputs(ctx)
+        refuse(form, ctx.needs_input_grad[3:])
+        grads: list[Any] = [None] * len(ctx.others)
+        if ctx.needs_input_grad[0]:
+            if a is not None:
+                grads[0] = gradient if is_last_use() and is_one(a) else form.scaled(a, gradient, rest[-3])
+            if v is not None:
+                second = calls.hessian_vector(x, upstream, v, *rest)
+                grads[0] = second if grads[0] is None else grads[0] + second
+        if ctx.needs_input_grad[1] and not (a is None and v is None):
+            losses, slopes = calls.loss_and_gradient(x, 1.0, None, *rest[:-1], False)
+            parts = [] if a is None else [a.to(WORK) * losses]
+            parts += [] if v is None else [form.dot(v, slopes, rest[-3])]
+            grads[1] = to_shape(sum(parts[1:], parts[0]), upstream)
+        return tuple(grads)
+
+    def hessian_vector_backward(ctx: Any, v: Any) -> tuple[Any, ...]:
+        (x, upstream, vector, *rest), _ = saved_inputs(ctx)
+        refuse(form, ctx.needs_input_grad[3:])
+        grads: list[Any] = [None] * len(ctx.others)
+        if v is None:
+            return tuple(grads)
+        if ctx.needs_input_grad[0]:
+            third_derivative()
+        if ctx.needs_input_grad[1]:
+            grads[1] = to_shape(form.dot(v, calls.hessian_vector(x, 1.0, vector, *rest), rest[-3]), upstream)
+        if ctx.needs_input_grad[2]:
+            grads[2] = calls.hessian_vector(x, upstream, v, *rest)  # the Hessian is symmetric
+        return tuple(grads)
+
+    def loss_tangent(ctx: Any, x_t: Any, upstream_t: Any) -> Any:
+        (x, upstream, _, *rest) = map(primal, saved_inputs(ctx)[0])
+        parts = []
+        if x_t is not None:
+            slopes = calls.loss_and_gradient(x, upstream, None, *rest[:-1], False)[1]
+            parts.append(form.dot(x_t, slopes, rest[-3]))
+        if upstream_t is not None:
+            parts.append(upstream_t * calls.loss(x, 1.0, None, *rest[:-1], False))
+        if not parts:
+            return None
+        rows = sum(parts[1:], parts[0])
+        return (rows.sum() if rest[-1] else rows).to(result_dtype(x))
+
+    def loss_jvp(ctx: Any, x_t: Any, upstream_t: Any, _: Any, *rest_t: Any) -> Any:
+        refuse(form, [t is not None for t in rest_t])
+        return loss_tangent(ctx, x_t, upstream_t)
+
+    def loss_and_gradient_jvp(ctx: Any, x_t: Any, upstream_t: Any, _: Any, *rest_t: Any) -> Any:
+        refuse(form, [t is not None for t in rest_t])
+        (x, upstream, _, *rest) = map(primal, saved_inputs(ctx)[0])
+        parts = []
+        if x_t is not None:
+            parts.append(calls.hessian_vector(x, upstream, x_t, *rest))
+        if upstream_t is not None:
+            slopes = calls.loss_and_gradient(x, 1.0, None, *rest[:-1], False)[1]
+            parts.append(form.scaled(upstream_t, slopes, rest[-3]))
+        return loss_tangent(ctx, x_t, upstream_t), sum(parts[1:], parts[0]) if parts else None
+
+    def hessian_vector_jvp(ctx: Any, x_t: Any, upstream_t: Any, vector_t: Any, *rest_t: Any) -> Any:
+        refuse(form, [t is not None for t in rest_t])
+        (x, upstream, vector, *rest) = map(primal, saved_inputs(ctx)[0])
+        if x_t is not None:
+            third_derivative()
+        parts = []
+        if vector_t is not None:
+            parts.append(calls.hessian_vector(x, upstream, vector_t, *rest))
+        if upstream_t is not None:
+            parts.append(form.scaled(upstream_t, calls.hessian_vector(x, 1.0, vector, *rest), rest[-3]))
+        return sum(parts[1:], parts[0]) if parts else None
+
+    def with_outer_tangents(rule: Callable[..., Any]) -> Callable[..., Any]:
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            # torch turns forward mode off in here, which makes forward over forward silently 0. On again, with this
+            # level's tangents taken off, the rule is seen by the levels around it.
+            with torch.autograd.forward_ad._set_fwd_grad_enabled(True):
+                return rule(ctx, *map(primal, tangents))
+
+        return jvp
+
+    def vmap_of(name: str) -> Callable[..., Any]:
+        return lambda info, in_dims, *inputs: vmap(calls, name, info.batch_size, in_dims, inputs)
+
+    return {
+        "loss": {"backward": loss_backward, "jvp": with_outer_tangents(loss_jvp), "vmap": vmap_of("loss")},
+        "loss_and_gradient": {
+            "backward": loss_and_gradient_backward,
+            "jvp": with_outer_tangents(loss_and_gradient_jvp),
+            "vmap": vmap_of("loss_and_gradient"),
+        },
+        "hessian_vector": {
+            "backward": hessian_vector_backward,
+            "jvp": with_outer_tangents(hessian_vector_jvp),
+            "vmap": vmap_of("hessian_vector"),
+        },
+    }

@@ -1,0 +1,270 @@
+"""One call as a problem: the logits, their coefficients, and the factor of each row in the result.
+
+Where everything but the logits is plain memory of the CPU, coefficients are worked out and held as NumPy arrays; where
+something is traced, batched, on a device or wants a derivative, as tensors, by the same lines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+
+from crossentropy import reduction
+from crossentropy.arrays import Layout, is_sparse, load_library
+from crossentropy.binary_coefficients import binary_coefficients, check_binary_probabilities
+from crossentropy.kernels import generic
+from crossentropy.libraries.torch import core
+from crossentropy.libraries.torch.compute import blocks
+from crossentropy.libraries.torch.conversion import (
+    CONVERTED,
+    WORK,
+    as_array,
+    as_options,
+    as_target,
+    result_dtype,
+    widened,
+)
+from crossentropy.libraries.torch.forms import ELEMENTS, ROWS, Held
+from crossentropy.libraries.torch.measure import measured_element_losses, measured_row_losses
+from crossentropy.libraries.torch.namespace import Namespace
+from crossentropy.libraries.torch.primitives import CALLS
+from crossentropy.libraries.torch.tensors import differentiable, is_plain, values_known
+from crossentropy.options import BinaryOptions, LossOptions
+from crossentropy.row_coefficients import RowCoefficients, check_dense_target, check_probabilities, row_coefficients
+
+
+@dataclasses.dataclass
+class Problem:
+    """``coefficients`` are of tensors, or ``Held``."""
+
+    x: Any  # the logits as given, or transformed
+    axis: int | None  # of the classes; None: every element is a row
+    coefficients: Any
+    upstream: Any  # (rows,), () or a number
+    options: Any
+    shape: tuple[int, ...]  # of the result with reduction "none"
+    dtype: torch.dtype  # of the result
+    measured: bool = False  # is a derivative to the target or to class weights wanted?
+    transformed: bool = False  # is x logits that were divided by a tensor?
+
+    @property
+    def form(self) -> Any:
+        return ELEMENTS if self.axis is None else ROWS
+
+    @property
+    def calls(self) -> Any:
+        return CALLS[self.form.name]
+
+    @property
+    def total(self) -> bool:
+        return self.options.reduction != "none"
+
+    def flat(self) -> list[Any]:
+        """The coefficients as arguments."""
+        return [self.coefficients] if isinstance(self.coefficients, Held) else self.form.flat(self.coefficients)
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What follows x, upstream and vector in the calls."""
+        return (*self.flat(), self.axis, self.options.num_threads, self.total)
+
+    def sources(self) -> list[Any]:
+        """The tensors that are read, but for x."""
+        held = self.coefficients.sources if isinstance(self.coefficients, Held) else self.flat()
+        return [value for value in held if isinstance(value, torch.Tensor)]
+
+    def finished(self, value: Any) -> Any:
+        if not self.total and len(self.shape) != 1:
+            value = torch.reshape(value, self.shape)
+        return value if value.dtype == self.dtype else value.to(self.dtype)
+
+    def value(self) -> Any:
+        if self.measured:
+            losses = (measured_element_losses if self.axis is None else measured_row_losses)(
+                self.form.as_rows(self.x, self.axis), self.coefficients, self.upstream
+            )
+            return self.finished(losses.sum() if self.total else losses)
+        # With a scalar result the gradient is formed while the rows are at hand. Not for float16, whose range needs
+        # the upstream gradient (a loss scale) before rounding; nor for "none", whose rows have one each.
+        wanted = self.x.requires_grad and torch.is_grad_enabled()
+        if wanted and self.total and self.x.dtype != torch.float16:
+            return self.finished(self.calls.loss_and_gradient(self.x, self.upstream, None, *self.arguments())[0])
+        return self.finished(self.calls.loss(self.x, self.upstream, None, *self.arguments()))
+
+    def value_and_gradient(self) -> tuple[Any, Any]:
+        self.refuse_measured("value_and_grad")
+        value, gradient = self.calls.loss_and_gradient(self.x, self.upstream, None, *self.arguments())
+        return self.finished(value), gradient
+
+    def hessian_vector(self, vector: Any) -> Any:
+        self.refuse_measured("hvp")
+        return self.calls.hessian_vector(self.x, self.upstream, vector, *self.arguments())
+
+    def refuse_measured(self, what: str) -> None:
+        if self.measured or self.transformed:
+            which = "temperature" if self.transformed else "the target, class_weight or pos_weight"
+            raise NotImplementedError(
+                f"{what}: no derivative with respect to {which}; detach it, or use cross_entropy and "
+                "torch.autograd.grad"
+            )
+
+
+def row_problem(logits: Any, target: Any, options: LossOptions, *, summary: bool = False) -> Problem:
+    """The softmax loss. ``summary``: a target may be absent, and every row is read."""
+    layout = Layout.of(tuple(logits.shape), options.axis)
+    if is_held(target, layout, options):
+        return held_row_problem(logits, target, layout, options, summary)
+    xp, device = Namespace(logits.device), logits.device
+    options = as_options(options, device)
+    if target is not None or not summary:
+        target = as_target(target, layout, device)
+    x, transformed = logits, False
+    if isinstance(options.temperature, torch.Tensor) or differentiable(options.class_bias):
+        # The kernels take both as constants; ahead of them, in the working precision, autograd takes them as they are.
+        transformed = isinstance(options.temperature, torch.Tensor)
+        x = x.to(WORK) / options.temperature
+        if options.class_bias is not None:
+            x = x + options.class_bias.to(WORK).reshape(-1, *[1] * (x.ndim - layout.axis - 1))
+        options = options.replace(temperature=1.0, class_bias=None)
+    coefficients, upstream = row_parts(xp, logits, target, layout, options, WORK, summary)
+    return Problem(
+        x=x,
+        axis=layout.axis,
+        coefficients=coefficients,
+        upstream=xp.asarray(upstream, dtype=WORK),
+        options=options,
+        shape=layout.row_shape,
+        dtype=result_dtype(logits),
+        measured=any(map(differentiable, (*(target if is_sparse(target) else (target,)), options.class_weight))),
+        transformed=transformed,
+    )
+
+
+def row_parts(
+    xp: Any, logits: Any, target: Any, layout: Layout, options: LossOptions, work: Any, summary: bool
+) -> tuple[RowCoefficients, Any]:
+    """Coefficients and the factor of each row, of the arrays of ``xp``; checked."""
+    coefficients, row_weight = row_coefficients(xp, target, layout, options, work)
+    if coefficients.class_mask is not None:  # in C order, like everything that meets the logits
+        mask = xp.astype(coefficients.class_mask, bool)
+        coefficients = dataclasses.replace(coefficients, class_mask=mask)
+    if values_known(logits) and (coefficients.dense is not None or options.inputs != "logits"):
+        check_rows(logits, coefficients, layout, summary)
+    mass = coefficients.target_mass
+    if coefficients.dense is not None and options.reduction == "mean" and is_weight(options.normalizer):
+        mass = dense_mass(xp, coefficients)
+    divisor = reduction.denominator(xp, options, layout.row_shape, row_weight, coefficients.valid, mass, work)
+    return coefficients, factor_of_rows(xp, options, row_weight, divisor)
+
+
+quiet_row_parts = np.errstate(all="ignore")(row_parts)
+
+
+def is_held(target: Any, layout: Layout, options: LossOptions) -> bool:
+    """Labels or sparse targets, and options, that are plain memory of the CPU?"""
+    # A transform wraps what is made while it is active, plain memory or not.
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    parts = target if is_sparse(target) else (target,)
+    if not all(isinstance(part, torch.Tensor) and is_plain(part) for part in parts):
+        return False
+    if len(parts) == 1 and (target.is_floating_point() or target.shape == layout.shape):
+        return False
+    given = vars(options)
+    return given.keys().isdisjoint(CONVERTED) or all(is_plain(given[name]) for name in CONVERTED & given.keys())
+
+
+def held_row_problem(logits: Any, target: Any, layout: Layout, options: LossOptions, summary: bool) -> Problem:
+    device, parts = logits.device, row_parts
+    sources = (*(target if is_sparse(target) else (target,)), *filter(is_tensor, vars(options).values()))
+    if is_sparse(target):
+        indices, values = target
+        target = (
+            core.values(as_array("target indices", indices, device)),
+            core.values(as_array("target values", values, device)),
+        )
+    else:
+        target = core.values(as_array("target", target, device))
+    if not vars(options).keys().isdisjoint(CONVERTED):
+        options = as_options(options, device)
+        options = options.replace(**{name: core.values(v) for name, v in vars(options).items() if is_tensor(v)})
+        parts = quiet_row_parts  # arithmetic with weights may overflow, or divide 0 by 0
+    coefficients, upstream = parts(
+        load_library("numpy").namespace, logits, target, layout, options, np.float64, summary
+    )
+    return Problem(
+        x=logits,
+        axis=layout.axis,
+        coefficients=Held(coefficients, sources),
+        upstream=torch.from_numpy(upstream) if np.ndim(upstream) else float(upstream),
+        options=options,
+        shape=layout.row_shape,
+        dtype=result_dtype(logits),
+    )
+
+
+def is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def is_weight(normalizer: Any) -> bool:
+    return isinstance(normalizer, str) and normalizer == "weight"
+
+
+def check_rows(logits: Any, c: RowCoefficients, layout: Layout, summary: bool) -> None:
+    """ValueError for a dense target or a probability that is none."""
+    xp, x = Namespace(logits.device), ROWS.as_rows(logits, layout.axis)
+    c = ROWS.as_tensors([Held(c, ())])
+    for block in blocks(x):
+        piece = c.rows(block)
+        check_dense_target(xp, piece, layout, block.start)
+        check_probabilities(xp, x[block], piece, layout, block.start, every=summary)
+
+
+def factor_of_rows(xp: Any, options: Any, row_weight: Any, divisor: Any) -> Any:
+    if isinstance(divisor, torch.Tensor) and divisor.ndim == 0 and values_known(divisor):
+        reduction.finite(divisor.item())
+    return reduction.upstream(xp, options, row_weight, divisor)
+
+
+def dense_mass(xp: Any, coefficients: RowCoefficients) -> Any:
+    """m_i of a dense target."""
+    if not values_known(coefficients.dense) or differentiable(coefficients.dense):
+        return generic.dense_target(xp, coefficients, WORK)[1].sum(-1)
+    pieces = [
+        generic.dense_target(xp, coefficients.rows(block), WORK)[1].sum(-1) for block in blocks(coefficients.dense)
+    ]
+    return torch.cat(pieces) if pieces else coefficients.dense.new_zeros(0, dtype=WORK)
+
+
+def element_problem(logits: Any, target: Any, options: BinaryOptions) -> Problem:
+    """The sigmoid loss."""
+    xp, device, shape = Namespace(logits.device), logits.device, tuple(logits.shape)
+    options, target = as_options(options, device), widened(as_array("target", target, device))
+    coefficients, row_weight = binary_coefficients(xp, target, shape, options, WORK)
+    if values_known(logits):
+        check_binary_probabilities(xp, logits, coefficients)
+    divisor = reduction.denominator(xp, options, shape, row_weight, coefficients.valid, 1.0, WORK)
+    upstream = factor_of_rows(xp, options, flat(row_weight), divisor)
+    coefficients = dataclasses.replace(
+        coefficients,
+        target=flat(coefficients.target),
+        pos_weight=flat(coefficients.pos_weight),
+        valid=flat(coefficients.valid),
+    )
+    return Problem(
+        x=logits,
+        axis=None,
+        coefficients=coefficients,
+        upstream=xp.asarray(upstream, dtype=WORK),
+        options=options,
+        shape=shape,
+        dtype=result_dtype(logits),
+        measured=differentiable(target) or differentiable(options.pos_weight),
+    )
+
+
+def flat(value: Any) -> Any:
+    return None if value is None else torch.reshape(value, (-1,))

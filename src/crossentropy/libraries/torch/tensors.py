@@ -1,0 +1,83 @@
+"""What kind of tensor is this: traced, transformed, wrapped, or plain memory that Python may read?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
+
+
+def is_traced(tensor: Any) -> bool:
+    """Is someone recording the operations on it, does it answer for operators itself, or has it no values?"""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or tensor.is_meta
+        or is_sliced(tensor)
+        or torch._is_functional_tensor(tensor)
+        or has_own_operators(tensor)
+    )
+
+
+def has_own_operators(tensor: Any) -> bool:
+    """A subclass that takes every operator itself (a DTensor, say), and whose memory is not its values."""
+    kind = type(tensor)
+    return kind not in PLAIN_TYPES and kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+
+
+def is_sliced(tensor: Any) -> bool:
+    """One of the tensors of ``autograd.grad(is_grads_batched=True)``, which calls operators slice by slice."""
+    return isinstance(tensor, torch.Tensor) and torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
+def is_plain(value: Any) -> bool:
+    """Values that Python can read and nobody can differentiate: a number, an array, a tensor in the CPU's memory."""
+    if not isinstance(value, torch.Tensor):
+        return True
+    return (
+        not is_traced(value)
+        and value.is_cpu
+        and value.layout is torch.strided
+        and not torch._C._functorch.is_functorch_wrapped_tensor(value)
+        and not differentiable(value)
+    )
+
+
+def values_known(tensor: Any) -> bool:
+    """Can Python read the values now? Not while tracing, not under vmap, and on a device only by waiting for it."""
+    if is_traced(tensor) or not tensor.is_cpu:
+        return False
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return False
+        tensor = functorch.get_unwrapped(tensor)
+    return True
+
+
+def differentiable(value: Any) -> bool:
+    """May someone ask for a derivative to this tensor?"""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return False
+    if value.requires_grad and torch.is_grad_enabled():
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    functorch = torch._C._functorch
+    wrapped = value
+    while functorch.is_functorch_wrapped_tensor(wrapped):
+        if functorch.is_gradtrackingtensor(wrapped):
+            return True
+        wrapped = functorch.get_unwrapped(wrapped)
+    forward_ad = torch.autograd.forward_ad
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(wrapped).tangent is not None
+
+
+def primal(value: Any) -> Any:
+    """Without the tangent of the innermost level of forward mode."""
+    forward_ad = torch.autograd.forward_ad
+    if not isinstance(value, torch.Tensor) or forward_ad._current_level < 0 or is_sliced(value):
+        return value
+    return forward_ad.unpack_dual(value).primal
