@@ -8,6 +8,8 @@ from typing import Any
 
 _HOME = {
     "Batch": "batches",
+    "CalibratedClassifier": "calibrated_classifier",
+    "CalibrationFit": "calibration_fit",
     "Categories": "batches",
     "Comparison": "comparison",
     "Evaluation": "state",
@@ -15,10 +17,15 @@ _HOME = {
     "LanguageModelReport": "language_model_scores",
     "LogLossReport": "log_loss_report",
     "PredictionError": "batches",
+    "Reliability": "reliability",
+    "Scaler": "scaler",
     "TextBatch": "language_model",
+    "apply_scaler": "scaled_predictions",
+    "calibrate": "commands",
     "compare": "commands",
     "language_model_report": "language_model_table",
     "read_predictions": "tables",
+    "reliability": "commands",
     "report": "commands",
     "rows": "commands",
 }

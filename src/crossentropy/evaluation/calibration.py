@@ -17,6 +17,8 @@ from .temperature_sums import GRID, STEP, TemperatureSums
 
 # With fewer rows the best temperature is that of the noise, and most often at an end of the grid.
 FEWEST = 10
+# Where the curve is drawn: points enough for a smooth line, those of the grid among them.
+DRAWN = np.linspace(GRID[0], GRID[-1], 8 * (len(GRID) - 1) + 1).tolist()
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Calibration:
 
     `gap` is mean loss - mean entropy and `z` its test, None where every probability is 0 or 1; `temperature` minimises
     the loss when the logits are divided by it, None below 10 rows; `fitted_loss` is the loss with temperatures fitted
-    on other rows. loss = calibration + refinement, refinement = fitted_loss.
+    on other rows. loss = calibration + refinement, refinement = fitted_loss. `curve` has the loss at many
+    temperatures, to draw.
     """
 
     gap: float
@@ -33,6 +36,7 @@ class Calibration:
     loss: float
     temperature: float | None
     fitted_loss: float | None
+    curve: tuple[tuple[float, float], ...] = ()
 
     @classmethod
     def of(cls, sums: TemperatureSums, rows: int) -> Calibration | None:
@@ -54,8 +58,10 @@ class Calibration:
                 break
             best_of_others = _Curve((whole - by_fold[k]) / rest).minimum()
             fitted += sums.weight[k] * _Curve(by_fold[k] / sums.weight[k]).at(best_of_others)
-        temperature = math.exp(-_Curve(whole / total).minimum())
-        return cls(gap, z, as_it_is, temperature, None if math.isnan(fitted) else float(fitted / total))
+        mean = _Curve(whole / total)
+        curve = tuple((math.exp(-u), mean.at(u)) for u in DRAWN)
+        cross_fitted = None if math.isnan(fitted) else float(fitted / total)
+        return cls(gap, z, as_it_is, math.exp(-mean.minimum()), cross_fitted, curve)
 
     @property
     def direction(self) -> str:

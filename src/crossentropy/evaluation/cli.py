@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .tables import Predictions
 
 # The packages of the `report` extra, by the names they are imported under.
-EXTRA = ("pyarrow", "rich", "matplotlib", "sklearn")
+EXTRA = ("pyarrow", "rich", "jinja2", "matplotlib", "sklearn")
 # The exit status of a comparison that was asked to fail; errors have 1 and wrong calls 2.
 WORSE = 3
 READING = (
@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     texts.add_argument("--log-prob", metavar="COLUMN", help="the log-probability of the whole text (implies the above)")
     texts.add_argument("--tokens", metavar="COLUMN", help="the number of tokens of the text")
     texts.add_argument("--bytes", metavar="COLUMN", help="the number of bytes of the text")
+    report.add_argument("--html", metavar="OUT", help="write a page as well: one file, to mail or to keep")
     report.add_argument("--json", action="store_true", help="the same numbers as JSON")
 
     compare = commands.add_parser(
@@ -100,7 +101,28 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         help=f"end with status {WORSE} where B's mean loss is more than NATS above A's",
     )
+    compare.add_argument("--html", metavar="OUT", help="write a page as well: one file, to mail or to keep")
     compare.add_argument("--json", action="store_true", help="the same numbers as JSON")
+
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="fit the temperature that repairs over- or under-confidence, or apply a fitted one to a file",
+        description="Fit a scaler to saved predictions with labels, show what it is worth on rows it was not fitted "
+        "on, and keep it with --save; or calibrate the predictions of a file with --apply.",
+        epilog=READING,
+    )
+    calibrate.add_argument("file", metavar="FILE", help="predictions, as for report; --apply needs no labels")
+    _add_reading(calibrate)
+    calibrate.add_argument(
+        "--method",
+        choices=("temperature", "affine"),
+        help="divide the logits by a temperature (default), or for two classes: slope times the logit + intercept",
+    )
+    what = calibrate.add_mutually_exclusive_group()
+    what.add_argument("--save", metavar="SCALER.json", help="keep the fitted scaler")
+    what.add_argument("--apply", metavar="SCALER.json", help="calibrate the file with a scaler that was saved")
+    calibrate.add_argument("-o", "--output", metavar="OUT", help="with --apply: the .parquet, .csv or .npy to write")
+    calibrate.add_argument("--json", action="store_true", help="the fit's numbers as JSON")
 
     rows = commands.add_parser(
         "rows",
@@ -174,15 +196,22 @@ def run_report(options: argparse.Namespace) -> int:
     from .commands import report
 
     if options.language_model or options.log_prob:
+        if options.html:
+            return _fail("--html is for predictions of classes; for language models there is --json", status=2)
         from .language_model_table import language_model_report
 
         names = ("log_prob", "tokens", "bytes", "id", "weight", "group", "by", "worst")
         texts = language_model_report(options.file, **{name: getattr(options, name) for name in names})
         return _show(texts, options.json)
-    result = report(
-        options.file, worst=options.worst, baseline=options.baseline, watch=_with_progress, **_reading(options)
-    )
-    return _show(result, options.json)
+    own = {name: getattr(options, name) for name in ("worst", "baseline", "html")}
+    _show(report(options.file, watch=_with_progress, **own, **_reading(options)), options.json)
+    return _wrote(options)
+
+
+def _wrote(options: argparse.Namespace) -> int:
+    if options.html and not options.json:
+        print(f"wrote {options.html}")
+    return 0
 
 
 def _with_progress(predictions: Predictions) -> Iterator[Batch]:
@@ -202,11 +231,48 @@ def run_compare(options: argparse.Namespace) -> int:
     from .commands import compare
 
     for_b = {"labels": options.labels_b} if options.labels_b else {}
-    result = compare(options.a, options.b, moved=options.moved, options_b=for_b, **_reading(options))
+    own = {"moved": options.moved, "html": options.html}
+    result = compare(options.a, options.b, options_b=for_b, **own, **_reading(options))
     _show(result, options.json)
+    _wrote(options)
     limit = options.fail_if_worse_than
     # "not <=" and not ">": a difference that is undefined is no proof of being good enough
     return WORSE if limit is not None and not result.difference.mean <= limit else 0
+
+
+def run_calibrate(options: argparse.Namespace) -> int:
+    if options.apply:
+        return _apply_scaler(options)
+    if options.output:
+        return _fail("-o is written by --apply SCALER.json; a fit is kept by --save SCALER.json", status=2)
+    from .commands import calibrate
+
+    fit = calibrate(options.file, method=options.method or "temperature", watch=_with_progress, **_reading(options))
+    if options.save:
+        fit.scaler.save(options.save)
+    _show(fit, options.json)
+    if options.save and not options.json:
+        print(f"saved {options.save}; apply it by: crossentropy calibrate FILE --apply {options.save} -o OUT")
+    return 0
+
+
+def _apply_scaler(options: argparse.Namespace) -> int:
+    for name in ("method", "json"):
+        if getattr(options, name):
+            return _fail(f"--{name} belongs to a fit and has no meaning with --apply", status=2)
+    if not options.output:
+        return _fail("--apply needs -o OUT, the file to write", status=2)
+    from .provenance import SourceFile
+    from .scaled_predictions import apply_scaler
+    from .scaler import Scaler
+
+    scaler = Scaler.load(options.apply)
+    rows = apply_scaler(scaler, options.file, options.output, **_reading(options))
+    print(f"wrote {options.output}: {rows:,} row{'s' * (rows != 1)}, {scaler.describe()}")
+    digest = (scaler.fitted_on or {}).get("sha256")
+    if digest and digest == SourceFile.of(options.file).sha256:
+        print("these are the rows that the scaler was fitted on: a report on them is no test of it")
+    return 0
 
 
 def run_rows(options: argparse.Namespace) -> int:
@@ -244,7 +310,13 @@ def _show(result: Forms, as_json: bool = False) -> int:
     return 0
 
 
-RUN = {"demo": run_demo, "report": run_report, "compare": run_compare, "rows": run_rows}
+RUN = {
+    "demo": run_demo,
+    "report": run_report,
+    "compare": run_compare,
+    "calibrate": run_calibrate,
+    "rows": run_rows,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

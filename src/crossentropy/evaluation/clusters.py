@@ -34,7 +34,7 @@ class ClusterSums:
         """Add rows of finite loss; `codes` are positions in `names`, the clusters' names."""
         w = np.ones(len(loss)) if weight is None else weight
         present = np.flatnonzero(np.bincount(codes, minlength=len(names)))
-        keys = np.array([_hash(names[code]) for code in present], np.uint64)
+        keys = np.array([cluster_hash(names[code]) for code in present], np.uint64)
         weights, losses = (np.bincount(codes, values, len(names))[present] for values in (w, w * loss))
         return self.merge(type(self)(keys, weights, losses))
 
@@ -63,6 +63,6 @@ class ClusterSums:
         return Spread.from_moments(len(d), mean, total, float((d**2).sum()), float((d**3).sum()))
 
 
-def _hash(name: str) -> int:
+def cluster_hash(name: str) -> int:
     # not Python's hash: that changes from process to process, and states of several processes are merged
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

@@ -141,18 +141,24 @@ def _keys(p: np.ndarray) -> np.ndarray:
     return np.where(p < 0.5, low, half + (half - np.minimum(high, half)))
 
 
-def _fitted_loss(positive: np.ndarray, weight: np.ndarray) -> float:
-    """The total loss of the isotonic fit of the frequencies positive / weight: the weighted entropy of its blocks.
+def isotonic_fit(positive: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The non-decreasing frequencies nearest to positive / weight.
 
     Neighbours that would decrease are pooled until none do. A loop of our own: scipy.optimize has it, and takes longer
     to import than a whole report takes.
     """
-    pooled: list[tuple[float, float]] = []
+    pooled: list[tuple[float, float, int]] = []
     for p, w in zip(positive.tolist(), weight.tolist(), strict=True):
+        count = 1
         while pooled and pooled[-1][0] * w >= p * pooled[-1][1]:
-            before_p, before_w = pooled.pop()
-            p, w = p + before_p, w + before_w
-        pooled.append((p, w))
+            before_p, before_w, before = pooled.pop()
+            p, w, count = p + before_p, w + before_w, count + before
+        pooled.append((p, w, count))
     blocks = np.array(pooled)
-    fit = np.clip(blocks[:, 0] / blocks[:, 1], 0, 1)
-    return float((blocks[:, 1] * entropy(np.stack([fit, 1 - fit], axis=1))).sum())
+    return np.repeat(np.clip(blocks[:, 0] / blocks[:, 1], 0, 1), blocks[:, 2].astype(np.int64))
+
+
+def _fitted_loss(positive: np.ndarray, weight: np.ndarray) -> float:
+    """The total loss of the isotonic fit of the frequencies positive / weight: the weighted entropy of its blocks."""
+    fit = isotonic_fit(positive, weight)
+    return float((weight * entropy(np.stack([fit, 1 - fit], axis=1))).sum())

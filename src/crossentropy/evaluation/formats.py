@@ -67,18 +67,26 @@ def open_table(path: Path) -> Table:
     return table
 
 
-def open_files(source: str | Path) -> Table:
-    """Open a file; or all readable files of a folder or of a pattern, in the order of their names, as one table."""
+def files_of(source: str | Path) -> list[Path]:
+    """The file that is meant; or all readable files of a folder or of a pattern, in the order of their names."""
     path = Path(source)
     if path.is_dir():
         paths = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith((".", "_")))
     elif not path.exists() and any(mark in str(source) for mark in "*?["):
         paths = sorted(Path(name) for name in glob.glob(str(source), recursive=True))
     else:
-        return open_table(path)
+        return [path]
     if not paths:
         raise PredictionError(f"{source}: there are no files")
+    return paths
+
+
+def open_files(source: str | Path) -> Table:
+    """Open a file; or all readable files of a folder or of a pattern, in the order of their names, as one table."""
+    paths = files_of(source)
     tables = [open_table(part) for part in paths]
+    if paths == [Path(source)]:
+        return tables[0]
     kinds = tables[0].kinds
     for table in tables[1:]:
         if table.kinds.keys() != kinds.keys():

@@ -11,6 +11,7 @@ import numpy as np
 # 2, from 2^-64 to 2^12. Losses are 0 (first bin) to 745 for a float64 probability, and a few thousand from logits.
 _FRACTION_BITS = 4
 _LOWEST = (1023 - 64) << _FRACTION_BITS
+BINS_PER_OCTAVE = 1 << _FRACTION_BITS
 BINS = (64 + 12) << _FRACTION_BITS
 
 
@@ -35,6 +36,11 @@ class LossHistogram:
 
     def merge(self, other: Self) -> Self:
         return type(self)(self.rows + other.rows, self.weight + other.weight, self.loss + other.loss)
+
+    @staticmethod
+    def edges() -> np.ndarray:
+        """The BINS + 1 edges of the bins, in nats; the first bin holds all that is smaller, the last what is larger."""
+        return (np.arange(_LOWEST, _LOWEST + BINS + 1) << (52 - _FRACTION_BITS)).view(np.float64)
 
     def share_of_worst(self, fraction: float = 0.01) -> float | None:
         """The share of the whole loss that the rows of the largest losses carry, `fraction` of the weight.

@@ -16,6 +16,7 @@ from .calibration import Calibration
 from .clusters import ClusterSums
 from .corp import Corp
 from .intervals import Spread, holm, skewed_p_value
+from .loss_histogram import LossHistogram
 from .row_sums import RowSums
 
 
@@ -169,7 +170,8 @@ class LogLossScores:
 
     `source` and `reading` say what was read and how; `ignored` counts the rows of weight 0; `worst_share` is the share
     of the loss in the 1 % of the rows that lose most; `corp` is there with two classes; `label_thresholds` are
-    confident learning's, by class; `label_entropy` is the mean entropy of soft labels, below which no loss can be.
+    confident learning's, by class; `histogram` counts the rows by their loss; `label_entropy` is the mean entropy of
+    soft labels, below which no loss can be.
     """
 
     source: str
@@ -188,6 +190,7 @@ class LogLossScores:
     label_thresholds: tuple[float, ...]
     suspected_label_errors: int
     row_sums: RowSums | None
+    histogram: LossHistogram
     label_entropy: float | None = None
 
     def is_suspected(self, row: RowLoss) -> bool:

@@ -245,4 +245,5 @@ class Evaluation:
             label_thresholds=tuple(self.label_errors.thresholds().tolist()),
             suspected_label_errors=self.label_errors.suspected(),
             row_sums=self.row_sums if self.row_sums.rows else None,
+            histogram=self.histogram,
         )

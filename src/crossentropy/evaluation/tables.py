@@ -108,7 +108,7 @@ def read_predictions(
     except PredictionError as error:
         raise PredictionError(f"{table.source}: {error}") from None
     if columns.layout == "list":
-        columns = _with_list_classes(table, columns)
+        columns = with_list_classes(table, columns)
 
     def class_index() -> ClassIndex:
         return ClassIndex(columns.classes, columns.predictions if columns.layout == "wide" else (), label_kind)
@@ -153,7 +153,7 @@ def _table_batches(table: Table, columns: Columns, index: ClassIndex) -> Iterato
         first_row += rows.num_rows
 
 
-def _with_list_classes(table: Table, columns: Columns) -> Columns:
+def with_list_classes(table: Table, columns: Columns) -> Columns:
     """The classes of a list column are the positions in the first row's list."""
     for rows in table.read(columns.predictions, (), 1):
         if rows.num_rows:
