@@ -1,12 +1,16 @@
 // Python's arrays as a Problem. No arithmetic here.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstdlib>
+#include <memory>
+#include <optional>
 #include <stdexcept>
 
+#include "buffer.hpp"
+#include "labels.hpp"
 #include "schedule.hpp"
 
 namespace nb = nanobind;
@@ -14,81 +18,91 @@ using nb::literals::operator""_a;
 
 namespace {
 
-using Array = nb::ndarray<nb::ro, nb::device::cpu>;
-using Output = nb::ndarray<nb::device::cpu>;
+// An argument that may be None.
+class Optional : public std::optional<Buffer> {
+public:
+    Optional() = default;
+    explicit Optional(nb::handle array, Buffer::Access access = Buffer::read) {
+        if (!array.is_none()) emplace(array, access);
+    }
+};
 
 // bfloat16 has no place in NumPy's buffers: it comes as its bits, uint16.
-template <class A> DType dtype_of(const A& array, bool is_bfloat16) {
-    if (is_bfloat16) return DType::bfloat16;
-    using Code = nb::dlpack::dtype_code;
-    nb::dlpack::dtype type = array.dtype();
-    auto is = [&](Code code, int bits) { return type.code == std::uint8_t(code) && type.bits == bits; };
-    if (is(Code::Float, 64)) return DType::float64;
-    if (is(Code::Float, 32)) return DType::float32;
-    if (is(Code::Float, 16)) return DType::float16;
-    if (is(Code::Int, 64)) return DType::int64;
-    if (is(Code::Int, 32)) return DType::int32;
-    if (is(Code::Int, 16)) return DType::int16;
-    if (is(Code::Int, 8)) return DType::int8;
-    if (is(Code::UInt, 64)) return DType::uint64;
-    if (is(Code::UInt, 32)) return DType::uint32;
-    if (is(Code::UInt, 16)) return DType::uint16;
-    if (is(Code::UInt, 8)) return DType::uint8;
-    if (is(Code::Bool, 8)) return DType::boolean;
-    throw std::invalid_argument("unsupported dtype");
-}
+DType dtype_of(const Buffer& array, bool is_bfloat16) { return is_bfloat16 ? DType::bfloat16 : array.dtype(); }
 
-template <class A> char* start(const A& array) { return (char*)array.data(); }
-template <class A> std::int64_t stride(const A& array, std::size_t axis) {
-    // An axis of one element is stepped over by 0, so that what is the same for all rows (or classes) needs no copy.
-    return array.shape(axis) == 1 ? 0 : array.stride(axis) * std::int64_t(array.itemsize());
-}
-
-// (outer, classes, inner)
-template <class A> Matrix matrix(const A& array, bool is_bfloat16 = false) {
-    if (array.ndim() != 3) throw std::invalid_argument("expected (outer, classes, inner)");
-    return {start(array), dtype_of(array, is_bfloat16), stride(array, 0), stride(array, 1), stride(array, 2)};
+// (outer, classes, inner), or two dimensions of which `axis` holds the classes.
+Matrix matrix(const Buffer& a, int axis, bool is_bfloat16 = false) {
+    DType dtype = dtype_of(a, is_bfloat16);
+    if (a.dimensions() == 3) return {a.data(), dtype, a.stride(0), a.stride(1), a.stride(2)};
+    if (a.dimensions() != 2) throw std::invalid_argument("expected two dimensions, or (outer, classes, inner)");
+    if (axis == 1) return {a.data(), dtype, a.stride(0), a.stride(1), 0};
+    return {a.data(), dtype, 0, a.stride(0), a.stride(1)};
 }
 
 // (rows,) or (rows, K); a first axis of 1 serves every row
-template <class T, class A> PerRow<T> per_row(const std::optional<A>& array) {
-    if (!array) return {};
-    if (array->itemsize() != sizeof(T)) throw std::invalid_argument("per-row numbers of the wrong size");
-    return {(T*)start(*array), stride(*array, 0), array->ndim() > 1 ? stride(*array, 1) : 0};
+template <class T> PerRow<T> per_row(const Buffer& array) {
+    if (array.item_bytes() != sizeof(T)) throw std::invalid_argument("per-row numbers of the wrong size");
+    return {(T*)array.data(), array.stride(0), array.dimensions() > 1 ? array.stride(1) : 0};
 }
-const double* by_class(const std::optional<Array>& array, std::int64_t classes) {
+template <class T> PerRow<T> per_row(const Optional& array) { return array ? per_row<T>(*array) : PerRow<T>(); }
+
+// Numbers per row, or one Python number for all.
+class Numbers {
+    double same = 0;
+    Optional array;
+
+public:
+    explicit Numbers(nb::handle value) {
+        if (PyFloat_Check(value.ptr())) same = nb::cast<double>(value);
+        else if (!value.is_none()) array.emplace(value);
+        else return;
+        is_given = true;
+    }
+    bool is_given = false;
+    PerRow<const double> get() const {
+        if (!is_given) return {};
+        return array ? per_row<const double>(*array) : PerRow<const double>{&same, 0, 0};
+    }
+};
+
+const double* by_class(const Optional& array, std::int64_t classes) {
     if (!array) return nullptr;
-    if (array->itemsize() != 8 || std::int64_t(array->size()) != classes) throw std::invalid_argument("per-class numbers of the wrong size");
-    return (const double*)start(*array);
+    if (array->item_bytes() != 8 || array->size() != classes) throw std::invalid_argument("per-class numbers of the wrong size");
+    return (const double*)array->data();
 }
 
-void rows(const Array& logits, bool is_bfloat16, bool has_softmax, bool are_probabilities, double temperature, double softcap,
-          const std::optional<Array>& class_bias, const std::optional<Array>& mask, const std::optional<Array>& indices,
-          std::optional<std::int64_t> ignored_label, const std::optional<Array>& index_weight, bool weigh_indices,
-          const std::optional<Array>& dense, bool dense_is_bfloat16, double dense_scale, const std::optional<Array>& class_weight,
-          double smoothing, const std::optional<Array>& target_sum, double z_loss, double focal_gamma, const std::optional<Array>& valid,
-          const std::optional<Array>& upstream, bool given, const nb::dict& results, const std::optional<Output>& gradient, int threads,
-          const std::string& instruction_set) {
+// Fills the arrays of `results`; returns the sum of row_weight x loss over the rows that count, if `wants_total`.
+nb::object rows(nb::handle logits_array, int axis, bool is_bfloat16, bool has_softmax, bool are_probabilities, double temperature, double softcap,
+                nb::handle class_bias_array, nb::handle mask_array, nb::handle indices_array, std::optional<std::int64_t> ignored_label,
+                nb::handle index_weight_number, bool weigh_indices, nb::handle dense_array, bool dense_is_bfloat16, double dense_scale,
+                nb::handle class_weight_array, double smoothing, nb::handle target_sum_array, double z_loss, double focal_gamma,
+                nb::handle valid_array, nb::handle row_weight_array, nb::handle upstream_number, nb::handle results, bool wants_total,
+                nb::handle gradient_array, int threads, const std::string& instruction_set) {
+    Buffer logits(logits_array);
+    Optional class_bias(class_bias_array), mask(mask_array), indices(indices_array), dense(dense_array), class_weight(class_weight_array),
+        target_sum(target_sum_array), valid(valid_array), row_weight(row_weight_array), gradient(gradient_array, Buffer::write);
+    Numbers index_weight(index_weight_number), upstream(upstream_number);
     Problem p;
-    p.rows = std::int64_t(logits.shape(0) * logits.shape(2));
-    p.classes = std::int64_t(logits.shape(1));
-    p.inner = std::int64_t(logits.shape(2));
-    p.logits = matrix(logits, is_bfloat16);
+    bool is_cube = logits.dimensions() == 3;
+    p.classes = logits.extent(is_cube ? 1 : axis);
+    p.inner = is_cube ? logits.extent(2) : axis == 1 ? 1 : logits.extent(1);
+    p.rows = is_cube ? logits.extent(0) * p.inner : axis == 1 ? logits.extent(0) : p.inner;
+    p.logits = matrix(logits, axis, is_bfloat16);
     p.has_softmax = has_softmax;
     p.are_probabilities = are_probabilities;
     p.temperature = temperature;
     p.softcap = softcap;
     p.class_bias = by_class(class_bias, p.classes);
-    if (mask) p.mask = matrix(*mask);
+    if (mask) p.mask = matrix(*mask, axis);
     if (indices) {
-        p.indices = {start(*indices), dtype_of(*indices, false), stride(*indices, 0), stride(*indices, 1), 0};
-        p.entries = std::int64_t(indices->shape(1));
+        p.entries = indices->dimensions() > 1 ? indices->extent(1) : 1;
+        p.indices = {indices->data(), indices->dtype(), indices->stride(0), p.entries > 1 ? indices->stride(1) : 0, 0};
     }
     p.ignores_label = ignored_label.has_value();
     p.ignored_label = ignored_label.value_or(0);
-    p.index_weight = per_row<const double>(index_weight);
+    p.index_weight = index_weight.get();
     p.weigh_indices = weigh_indices;
-    if (dense) p.dense = matrix(*dense, dense_is_bfloat16);
+    if (dense) p.dense = matrix(*dense, axis, dense_is_bfloat16);
     p.dense_scale = dense_scale;
     p.class_weight = by_class(class_weight, p.classes);
     p.smoothing = smoothing;
@@ -96,43 +110,84 @@ void rows(const Array& logits, bool is_bfloat16, bool has_softmax, bool are_prob
     p.z_loss = z_loss;
     p.focal_gamma = focal_gamma;
     p.valid = per_row<const bool>(valid);
-    p.upstream = per_row<const double>(upstream);
-    p.given = given;
-    auto result = [&](const char* name) -> PerRow<double> {
-        if (!results.contains(name)) return {};
-        return per_row<double>(std::optional<Output>(nb::cast<Output>(results[name])));
+    p.upstream = upstream.get();
+    Optional outputs[14];
+    int next = 0;
+    auto result = [&]<class T>(const char* name, PerRow<T>& to) {
+        PyObject* array = PyDict_GetItemString(results.ptr(), name);
+        if (!array) return;
+        outputs[next].emplace(array, Buffer::write);
+        to = per_row<T>(outputs[next++]);
     };
-    p.loss = result("loss");
-    p.maximum = result("maximum");
-    p.ties = result("ties");
-    p.others = result("others");
-    p.target_logit = result("target_logit");
-    p.profile = result("profile");
-    p.profile_mass = result("profile_mass");
-    p.allowed = result("allowed");
-    p.dense_sum = result("dense");
-    p.dense_mass = result("dense_mass");
-    p.target_sum_found = result("target_sum");
-    p.entropy_sum = result("entropy_sum");
-    if (results.contains("prediction"))
-        p.prediction = per_row<std::int64_t>(std::optional<Output>(nb::cast<Output>(results["prediction"])));
-    if (gradient) p.gradient = matrix(*gradient, is_bfloat16);
+    if (!results.is_none()) {
+        result("loss", p.loss);
+        result("maximum", p.maximum);
+        result("ties", p.ties);
+        result("others", p.others);
+        result("target_logit", p.target_logit);
+        result("profile", p.profile);
+        result("profile_mass", p.profile_mass);
+        result("allowed", p.allowed);
+        result("dense", p.dense_sum);
+        result("dense_mass", p.dense_mass);
+        result("target_sum", p.target_sum_found);
+        result("entropy_sum", p.entropy_sum);
+        result("prediction", p.prediction);
+    }
+    if (gradient) p.gradient = matrix(*gradient, axis, is_bfloat16);
     p.threads = threads;
-    nb::gil_scoped_release release;
-    compute_rows(p, instruction_set);
+    double total = 0;
+    {
+        nb::gil_scoped_release release;
+        std::unique_ptr<double[]> losses;
+        if (wants_total && !p.loss) {
+            losses.reset(new double[p.rows]);
+            p.loss = {losses.get(), sizeof(double), 0};
+        }
+        compute_rows(p, instruction_set);
+        if (wants_total) total = total_loss(p, per_row<const double>(row_weight));
+    }
+    return wants_total ? nb::object(nb::float_(total)) : nb::object(nb::none());
 }
 
-template <class A> Elements elements(const A& array, bool is_bfloat16 = false) {
-    if (array.ndim() != 1) throw std::invalid_argument("expected a vector");
-    return {start(array), dtype_of(array, is_bfloat16), stride(array, 0)};
+// How many rows count and their weight; None where a label is no class, or for what is not read here.
+nb::object labels(nb::handle labels_array, std::int64_t classes, nb::handle ignored_label, nb::handle class_weight_array,
+                  nb::handle row_weight_array, int threads) {
+    Buffer labels(labels_array);
+    Optional class_weight(class_weight_array), row_weight(row_weight_array);
+    Labels p;
+    p.labels = {labels.data(), labels.dtype(), labels.stride(0)};
+    p.count = labels.extent(0);
+    p.classes = classes;
+    int is_too_large = 0;
+    p.ignores_label = !ignored_label.is_none();
+    if (p.ignores_label) p.ignored_label = PyLong_AsLongLongAndOverflow(ignored_label.ptr(), &is_too_large);
+    if (is_too_large || !labels.is_aligned()) return nb::none();
+    p.class_weight = by_class(class_weight, classes);
+    p.row_weight = per_row<const double>(row_weight);
+    p.threads = threads;
+    LabelScan scan;
+    {
+        nb::gil_scoped_release release;
+        scan = scan_labels(p);
+    }
+    if (scan.wrong >= 0) return nb::none();
+    return nb::make_tuple(scan.counted, scan.weight);
 }
 
-void binary(const Array& logits, bool is_bfloat16, const Array& target, bool target_is_bfloat16, const std::optional<Array>& pos_weight,
-            const std::optional<Array>& valid, double smoothing, double upstream,
-            const std::optional<Output>& losses, const std::optional<Output>& sums, const std::optional<Output>& gradient, int threads,
-            const std::string& instruction_set) {
+Elements elements(const Buffer& array, bool is_bfloat16 = false) {
+    if (array.dimensions() != 1) throw std::invalid_argument("expected a vector");
+    return {array.data(), dtype_of(array, is_bfloat16), array.stride(0)};
+}
+
+void binary(nb::handle logits_array, bool is_bfloat16, nb::handle target_array, bool target_is_bfloat16, nb::handle pos_weight_array,
+            nb::handle valid_array, double smoothing, double upstream, nb::handle losses_array, nb::handle sums_array, nb::handle gradient_array,
+            int threads, const std::string& instruction_set) {
+    Buffer logits(logits_array), target(target_array);
+    Optional pos_weight(pos_weight_array), valid(valid_array), losses(losses_array, Buffer::write), sums(sums_array, Buffer::write),
+        gradient(gradient_array, Buffer::write);
     ElementProblem p;
-    p.count = std::int64_t(logits.shape(0));
+    p.count = logits.extent(0);
     p.logits = elements(logits, is_bfloat16);
     p.target = elements(target, target_is_bfloat16);
     if (pos_weight) p.pos_weight = elements(*pos_weight);
@@ -140,10 +195,10 @@ void binary(const Array& logits, bool is_bfloat16, const Array& target, bool tar
     if (gradient) p.gradient = elements(*gradient, is_bfloat16);
     p.smoothing = smoothing;
     p.upstream = upstream;
-    if (losses) p.losses = (double*)start(*losses);
+    if (losses) p.losses = (double*)losses->data();
     if (sums) {
-        if (std::int64_t(sums->shape(0)) != element_blocks(p.count)) throw std::invalid_argument("one sum per block");
-        p.sums = (double*)start(*sums);
+        if (sums->size() != element_blocks(p.count)) throw std::invalid_argument("one sum per block");
+        p.sums = (double*)sums->data();
     }
     p.threads = threads;
     nb::gil_scoped_release release;
@@ -154,11 +209,13 @@ void binary(const Array& logits, bool is_bfloat16, const Array& target, bool tar
 
 NB_MODULE(_native, m) {
     m.def("instruction_sets", &instruction_sets, "Instruction sets of this build that this machine has, best first.");
-    m.def("rows", &rows, "logits"_a, "is_bfloat16"_a, "has_softmax"_a, "are_probabilities"_a, "temperature"_a, "softcap"_a,
+    m.def("environment", [](const char* name) { const char* value = std::getenv(name); return std::string(value ? value : ""); }, "name"_a);
+    m.def("rows", &rows, "logits"_a, "axis"_a, "is_bfloat16"_a, "has_softmax"_a, "are_probabilities"_a, "temperature"_a, "softcap"_a,
           "class_bias"_a.none(), "mask"_a.none(), "indices"_a.none(), "ignored_label"_a.none(), "index_weight"_a.none(), "weigh_indices"_a,
           "dense"_a.none(), "dense_is_bfloat16"_a, "dense_scale"_a, "class_weight"_a.none(), "smoothing"_a, "target_sum"_a.none(),
-          "z_loss"_a, "focal_gamma"_a, "valid"_a.none(), "upstream"_a.none(), "given"_a, "results"_a, "gradient"_a.none(), "threads"_a,
-          "instruction_set"_a);
+          "z_loss"_a, "focal_gamma"_a, "valid"_a.none(), "row_weight"_a.none(), "upstream"_a.none(), "results"_a.none(), "wants_total"_a,
+          "gradient"_a.none(), "threads"_a, "instruction_set"_a);
+    m.def("labels", &labels, "labels"_a, "classes"_a, "ignored_label"_a.none(), "class_weight"_a.none(), "row_weight"_a.none(), "threads"_a = 0);
     m.def("element_blocks", &element_blocks, "count"_a);
     m.def("binary", &binary, "logits"_a, "is_bfloat16"_a, "target"_a, "target_is_bfloat16"_a, "pos_weight"_a.none(), "valid"_a.none(),
            "smoothing"_a, "upstream"_a, "losses"_a.none(), "sums"_a.none(), "gradient"_a.none(), "threads"_a,

@@ -80,7 +80,7 @@ template <class T> Reader<T> reader(DType dtype) {
         case DType::uint32: return read_run<T, std::uint32_t>;
         case DType::uint16: return read_run<T, std::uint16_t>;
         case DType::uint8: return read_run<T, std::uint8_t>;
-        case DType::boolean: return read_run<T, bool>;
+        case DType::boolean: return read_run<T, std::uint8_t>;  // 0 or 1; GCC does not vectorise bool
     }
     return nullptr;
 }

@@ -15,7 +15,7 @@ constexpr int max_rows = 32;
 constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
-constexpr int chunk_rows = 16;  // per-row numbers go so many rows at a time
+constexpr int chunk_rows = 8;  // per-row numbers go so many rows at a time
 using Chunk = Lanes<double, chunk_rows>;
 using Numbers = double[max_rows];
 
@@ -87,7 +87,8 @@ struct RowGroup {
             return std::int64_t(*reinterpret_cast<const Label*>(from + r * p.indices.outer_stride + k * p.indices.class_stride));
         };
         if (p.entries == 1) {
-            for (int r = 0; r < rows; ++r) indices[r] = label(r, 0);
+            if (sizeof(Label) == sizeof(*indices) && p.indices.outer_stride == sizeof(Label)) std::memcpy(indices, from, rows * sizeof(Label));
+            else for (int r = 0; r < rows; ++r) indices[r] = label(r, 0);
             for (int r = 0; r < rows && p.ignores_label; ++r) group.skipped[r] |= indices[r] == p.ignored_label;
             return;
         }
@@ -241,6 +242,8 @@ struct RowGroup {
             // Where p > 1/2: a p - q = 2 zeta lse p + (s - q) - s S / (n + S); this is all but s - q.
             (spread / total - mass * (S / total)).store(group.residue + r);
         }
+        for (int r = 0; r < rows && group.skips_some; ++r)
+            if (group.skipped[r]) group.upstream[r] = 0;
         if (!p.given) give_results();
     }
 
@@ -297,7 +300,8 @@ struct RowGroup {
         const Statistics& s = group.statistics;
         auto give = [&](const PerRow<double>& to, const double* from, double skipped) {
             if (!to) return;
-            for (int r = 0; r < rows; ++r) to(first_row + r) = from[r];
+            if (to.row_stride == sizeof(double)) std::memcpy(&to(first_row), from, rows * sizeof(double));
+            else for (int r = 0; r < rows; ++r) to(first_row + r) = from[r];
             if (group.skips_some)
                 for (int r = 0; r < rows; ++r)
                     if (group.skipped[r]) to(first_row + r) = skipped;

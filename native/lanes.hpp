@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__FMA__)
 #include <immintrin.h>
@@ -163,11 +164,20 @@ template <int N> INLINE Lanes<std::int64_t, N> shift_right(Lanes<std::int64_t, N
     return a;
 }
 
+// The first and the second half of the lanes.
+template <class T, int N> INLINE void halves(const Lanes<T, N>& a, Lanes<T, N / 2>& low, Lanes<T, N / 2>& high) {
+    constexpr int half = a.registers / 2;
+    if constexpr (half > 0) {
+        UNROLL for (int i = 0; i < half; ++i) low.part[i] = a.part[i], high.part[i] = a.part[i + half];
+    } else {
+        std::memcpy(&low, &a, sizeof low);
+        std::memcpy(&high, reinterpret_cast<const char*>(&a) + sizeof low, sizeof high);
+    }
+}
 // Lane l of the result is lane l plus lane l + N/2.
 template <class T, int N> INLINE Lanes<T, N / 2> halve_sum(Lanes<T, N> a) {
     Lanes<T, N / 2> low, high;
-    std::memcpy(&low, &a, sizeof low);
-    std::memcpy(&high, reinterpret_cast<const char*>(&a) + sizeof low, sizeof high);
+    halves(a, low, high);
     return low + high;
 }
 template <class T, int N> INLINE T sum(Lanes<T, N> a) {
@@ -178,12 +188,29 @@ template <class T, int N> INLINE T maximum(Lanes<T, N> a) {
     if constexpr (N == 1) return a.part[0][0];
     else {
         Lanes<T, N / 2> low, high;
-        std::memcpy(&low, &a, sizeof low);
-        std::memcpy(&high, reinterpret_cast<const char*>(&a) + sizeof low, sizeof high);
+        halves(a, low, high);
         return maximum(larger(low, high));
     }
 }
 
+template <class Register> using Element = std::remove_cvref_t<decltype(Register{}[0])>;
+template <class From, class To, class In, class Out>
+constexpr bool converts = std::is_same_v<Element<In>, From> && std::is_same_v<Element<Out>, To>;
+
+// Numbers of one register to another type. GCC takes float <-> double apart into 16-byte halves.
+template <class Out, class In> INLINE Out convert_register(In in) {
+#if defined(__AVX512F__)
+    if constexpr (converts<float, double, In, Out> && sizeof(Out) == 64) return (Out)_mm512_cvtps_pd((__m256)in);
+    else if constexpr (converts<double, float, In, Out> && sizeof(In) == 64) return (Out)_mm512_cvtpd_ps((__m512d)in);
+    else
+#endif
+#if defined(__FMA__)
+    if constexpr (converts<float, double, In, Out> && sizeof(Out) == 32) return (Out)_mm256_cvtps_pd((__m128)in);
+    else if constexpr (converts<double, float, In, Out> && sizeof(In) == 32) return (Out)_mm256_cvtpd_ps((__m256d)in);
+    else
+#endif
+    return __builtin_convertvector(in, Out);
+}
 template <class To, class From, int N> INLINE Lanes<To, N> convert(Lanes<From, N> a) {
     if constexpr (sizeof(To) == sizeof(From)) {
         Lanes<To, N> r;
@@ -194,14 +221,15 @@ template <class To, class From, int N> INLINE Lanes<To, N> convert(Lanes<From, N
         constexpr int step = sizeof(To) > sizeof(From) ? Lanes<To, N>::per_register : Lanes<From, N>::per_register;
         typedef To Out __attribute__((vector_size(step * sizeof(To))));
         typedef From In __attribute__((vector_size(step * sizeof(From))));
-        Lanes<To, N> r;
+        // Through an array and not into the result, which would stay in memory, half a register at a time.
+        alignas(64) To result[N];
         UNROLL for (int i = 0; i < N / step; ++i) {
             In in;
             std::memcpy(&in, reinterpret_cast<const char*>(&a) + i * sizeof in, sizeof in);
-            Out out = __builtin_convertvector(in, Out);
-            std::memcpy(reinterpret_cast<char*>(&r) + i * sizeof out, &out, sizeof out);
+            Out out = convert_register<Out>(in);
+            std::memcpy(result + i * step, &out, sizeof out);
         }
-        return r;
+        return Lanes<To, N>::load(result);
     }
 }
 

@@ -1,171 +1,17 @@
 // Statistics, loss and gradient of groups of rows: which elements go through the loops of tile.hpp, and when. What happens once per
 // row is in group.hpp. Compiled once per instruction set.
-#include "elements.hpp"
-#include "group.hpp"
-#include "tile.hpp"
+#include "transfer.hpp"
 
 namespace INSTRUCTION_SET {
 namespace {
 
-constexpr std::int64_t block_elements = 2048;     // z, powers and gradient of one block share the first-level cache
-constexpr std::int64_t kept_elements = 1 << 16;   // powers kept until the gradient needs them: half of a 512 kB second-level cache
-constexpr std::int64_t group_elements = 1 << 14;  // short rows form groups, whose once-per-row work is vectorised
-constexpr std::int64_t part_elements = 1 << 17;   // classes beyond this are several parts
-constexpr std::int64_t stream_bytes = 1 << 23;    // a gradient that will not be found in a cache again
-
-std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
-
-// How rows of T are cut. By the layout alone, never by the number of rows or threads: a row has the same bits in any company.
-template <class T, bool Along> struct Shape {
-    static constexpr int lanes = width<T>;
-    static constexpr std::int64_t block_classes = Along ? block_elements : block_elements / lanes;
-    static constexpr std::int64_t part_blocks = part_elements / block_elements;
-
-    std::int64_t rows_per_group, blocks, block_vectors, parts;
-    bool keeps;  // the powers of all blocks until the gradient
-
-    explicit Shape(const Problem& p) {
-        blocks = (p.classes + block_classes - 1) / block_classes;
-        parts = (blocks + part_blocks - 1) / part_blocks;
-        std::int64_t padded = Along ? round_up(p.classes, lanes) : p.classes * lanes;  // elements of a row, or of all rows
-        rows_per_group = !Along ? lanes : blocks > 1 ? 1 : std::clamp<std::int64_t>(group_elements / padded, 1, max_rows);
-        keeps = padded * (Along ? rows_per_group : 1) <= kept_elements && !p.given;
-        block_vectors = Along ? (blocks > 1 ? block_elements : padded) / lanes : std::min(p.classes, block_classes);
-    }
-};
-
-// Scratch memory of one thread.
-template <class T, bool Along> struct Workspace {
-    T *z, *powers, *dense, *profile, *by_class, *slope, *gradient, *rows;
-    double *top, *scale;  // per block and row: e^(z - top) = power scale
-
-    // Places the buffers from `start` on (null: nowhere yet); returns the bytes they take.
-    std::int64_t place(const Problem& p, char* start) {
-        Shape<T, Along> shape(p);
-        std::int64_t block = shape.block_vectors * shape.lanes;
-        std::int64_t kept = shape.keeps ? block * shape.blocks * (Along ? shape.rows_per_group : 1) : block;
-        std::int64_t bytes = 0;
-        auto take = [&]<class Number>(Number*& buffer, std::int64_t count) {
-            if (start) buffer = reinterpret_cast<Number*>(start + bytes);
-            bytes += round_up(count * std::int64_t(sizeof(Number)), 64) + 64;  // the gap keeps buffers off the same cache sets
-        };
-        take(z, block);
-        take(powers, kept);
-        take(dense, p.dense.data ? kept : 0);
-        take(slope, kept);
-        take(profile, block);
-        take(by_class, block);
-        take(gradient, block);
-        take(rows, block);
-        take(top, shape.blocks * max_rows);
-        take(scale, shape.blocks * max_rows);
-        return bytes;
-    }
-};
-
-template <class T, bool Along> struct Kernel : RowGroup {
-    static constexpr int lanes = width<T>;
-    static constexpr T minus_infinity = -std::numeric_limits<T>::infinity();
-    static constexpr DType own_dtype = sizeof(T) == 4 ? DType::float32 : DType::float64;
-    using Vector = Wide<T>;
-
-    // One block of classes of one row (Along) or of all rows of the group (Across).
-    struct Block {
-        std::int64_t index, first_class, classes, vectors;
-        Tile<T> z;
-        T *powers, *dense, *slope;
-        Weights<T, Along> profile;
-    };
-
-    const Shape<T, Along> shape;
-    Workspace<T, Along> w;
-
-    Kernel(const Problem& problem, std::int64_t index, void* workspace, void* group_memory)
-        : RowGroup{problem, *static_cast<Group*>(group_memory), 0, 0}, shape(problem) {
-        w.place(p, static_cast<char*>(workspace));
-        first_row = index * shape.rows_per_group;
-        rows = int(std::min(shape.rows_per_group, p.rows - first_row));
-    }
-
-    // ---- elements in and out --------------------------------------------------------------------------------------------
-
-    char* row_start(const Matrix& a, int row) const {
-        std::int64_t i = first_row + row;
-        if (p.inner == 1) return a.data + i * a.outer_stride;
-        return a.data + i / p.inner * a.outer_stride + i % p.inner * a.inner_stride;
-    }
-    // Bytes from one row of the group to the next; 0 where they are not evenly spaced.
-    std::int64_t row_step(const Matrix& a) const {
-        if (p.inner == 1) return a.outer_stride;
-        bool even = first_row / p.inner == (first_row + rows - 1) / p.inner || a.outer_stride == p.inner * a.inner_stride;
-        return even ? a.inner_stride : 0;
-    }
-    // Across: do neighbouring rows lie closer together than neighbouring classes?
-    bool rows_together(const Matrix& a) const {
-        return row_step(a) != 0 && std::abs(row_step(a)) <= std::abs(a.class_stride);
-    }
-
-    // Elements of `a`, block b: one row's (Along) or all rows', as vectors, padded.
-    void load(const Matrix& a, const Block& b, int row, T padding, T* to) {
-        Reader<T> read = reader<T>(a.dtype);
-        std::int64_t offset = b.first_class * a.class_stride;
-        if constexpr (Along) {
-            read(row_start(a, row) + offset, a.class_stride, b.classes, to);
-            std::fill(to + b.classes, to + b.vectors * lanes, padding);
-        } else {
-            if (rows_together(a)) {
-                const char* start = row_start(a, 0) + offset;
-                for (std::int64_t j = 0; j < b.classes; ++j) read(start + j * a.class_stride, row_step(a), rows, to + j * lanes);
-            } else {
-                load_transposed(a, b, read, to);
-            }
-            if (rows == lanes && !group.skips_some) return;
-            for (int lane = 0; lane < lanes; ++lane)
-                if (lane >= rows || group.skipped[lane])
-                    for (std::int64_t j = 0; j < b.classes; ++j) to[j * lanes + lane] = T(0);
-        }
-    }
-    void load_transposed(const Matrix& a, const Block& b, Reader<T> read, T* to) {
-        std::int64_t offset = b.first_class * a.class_stride;
-        bool direct = a.dtype == own_dtype && a.class_stride == sizeof(T);
-        for (int lane = 0; lane < rows; ++lane) {
-            const char* start = row_start(a, lane) + offset;
-            if (!direct) read(start, a.class_stride, b.classes, w.rows);
-            const T* from = direct ? reinterpret_cast<const T*>(start) : w.rows;
-            for (std::int64_t j = 0; j < b.classes; ++j) to[j * lanes + lane] = from[j];
-        }
-    }
-
-    bool streams() const {
-        std::int64_t size = p.gradient.dtype == DType::float64 ? 8 : p.gradient.dtype == DType::float32 ? 4 : 2;
-        return p.rows * p.classes * size >= stream_bytes;
-    }
-    bool gradient_is_plain() const { return p.gradient.dtype == own_dtype && p.gradient.class_stride == sizeof(T); }
-
-    void write(const Block& b, int row, const T* from) {
-        const Matrix& g = p.gradient;
-        Writer<T> write = writer<T>(g.dtype);
-        std::int64_t offset = b.first_class * g.class_stride;
-        if constexpr (Along) {
-            char* to = row_start(g, row) + offset;
-            if (gradient_is_plain() && streams()) stream(from, to, b.classes * sizeof(T));
-            else write(from, b.classes, to, g.class_stride);
-        } else if (rows_together(g)) {
-            char* start = row_start(g, 0) + offset;
-            for (std::int64_t j = 0; j < b.classes; ++j) write(from + j * lanes, rows, start + j * g.class_stride, row_step(g));
-        } else {
-            for (int lane = 0; lane < rows; ++lane)
-                for (std::int64_t j = 0; j < b.classes; ++j) w.rows[lane * b.classes + j] = from[j * lanes + lane];
-            char* start = row_start(g, 0) + offset;
-            if (gradient_is_plain() && streams() && row_step(g) == b.classes * std::int64_t(sizeof(T)))
-                stream(w.rows, start, rows * b.classes * sizeof(T));
-            else if (row_step(g) == b.classes * g.class_stride)
-                write(w.rows, rows * b.classes, start, g.class_stride);
-            else
-                for (int lane = 0; lane < rows; ++lane)
-                    write(w.rows + lane * b.classes, b.classes, row_start(g, lane) + offset, g.class_stride);
-        }
-    }
+template <class T, bool Along> struct Kernel : Transfer<T, Along> {
+    using Base = Transfer<T, Along>;
+    using typename Base::Block, typename Base::Vector;
+    using Base::Base, Base::lanes, Base::minus_infinity, Base::own_dtype, Base::shape, Base::w, Base::p, Base::group, Base::rows;
+    using Base::first_row, Base::load, Base::write, Base::row_start, Base::streams, Base::gradient_is_plain, Base::has_dense;
+    using LaneIndex = typename Vector::Integer;
+    using Base::has_profile, Base::has_slope, Base::transforms, Base::reads_labels_only, Base::finds_top;
 
     // ---- blocks ---------------------------------------------------------------------------------------------------------
 
@@ -315,7 +161,8 @@ template <class T, bool Along> struct Kernel : RowGroup {
     Real exponentials(Block& b, int row, Vector m, Statistics& s) {
         bool in_place = b.z.data != w.z;
         bool last = b.first_class + b.classes == p.classes;
-        const char* next = in_place && !last ? reinterpret_cast<const char*>(b.z.data + b.classes) : nullptr;
+        // The next block comes from memory while this one is computed; the next row, where a row is one block.
+        const char* next = !in_place || (last && row + 1 >= rows) ? nullptr : last ? row_start(p.logits, row + 1) : reinterpret_cast<const char*>(b.z.data + b.classes);
         T* powers = p.gradient.data || p.entropy_sum ? b.powers : nullptr;
         decltype(number(m)) others, ties;
         Origin<T, lanes> origin(m);
@@ -364,6 +211,8 @@ template <class T, bool Along> struct Kernel : RowGroup {
     }
 
     void find_labels(const Block& b, int row) {
+        if constexpr (!Along)
+            if (has_label_lanes(b)) return find_label_lanes(b);
         const std::int64_t* indices = group.indices(p.entries);
         double* logits = group.logits(p.entries);
         for (std::int64_t i = Along ? row * p.entries : 0, end = Along ? i + p.entries : rows * p.entries; i < end; ++i) {
@@ -372,6 +221,18 @@ template <class T, bool Along> struct Kernel : RowGroup {
             if constexpr (Along) logits[i] = j / lanes + 1 < b.z.vectors ? b.z.data[j] : b.z.last[j % lanes];
             else logits[i] = b.z.data[j * lanes + (p.entries == 1 ? i : i / p.entries)];
         }
+    }
+
+    // Across, with one label per row and few classes: the labels' entries by comparison, for all rows at once.
+    static constexpr std::int64_t few_classes = 32;
+    bool has_label_lanes(const Block& b) const { return p.entries == 1 && shape.blocks == 1 && b.classes <= few_classes; }
+    LaneIndex label_lanes() { return convert<typename IntegerOf<T>::type>(Lanes<std::int64_t, lanes>::load(group.indices(1))); }
+    void find_label_lanes(const Block& b) {
+        LaneIndex label = label_lanes();
+        Vector found = std::numeric_limits<T>::quiet_NaN();
+        for (std::int64_t j = 0; j < b.classes; ++j) found = select(label == LaneIndex(j), b.z[j], found);
+        found.store(w.label_logit);
+        convert<double>(found).store(group.logits(1));
     }
 
     // Log-probabilities under labels: the labels' own entries and slopes.
@@ -415,7 +276,7 @@ template <class T, bool Along> struct Kernel : RowGroup {
             return;
         }
         if (end == first + 1) return statistics_of_blocks(first, total);
-        MergeTree tree(*this);
+        RowGroup::MergeTree tree(*this);
         for (std::int64_t index = first; index < end; ++index) {
             statistics_of_blocks(index, tree.incoming);
             tree.add();
@@ -464,12 +325,15 @@ template <class T, bool Along> struct Kernel : RowGroup {
         bool straight = Along && gradient_is_plain() && !streams();
         T* to = straight ? reinterpret_cast<T*>(row_start(p.gradient, row)) + b.first_class : w.gradient;
         std::int64_t full = straight ? b.classes / lanes : b.vectors;
-        tile_gradient<T, Along>(0, full, b.powers, f, b.profile, b.dense, b.slope, to);
+        LabelEntries<T> labels;
+        if constexpr (!Along)
+            if (corrects_label_lanes(b)) labels = {true, label_lanes(), label_entries(b)};
+        tile_gradient<T, Along>(0, full, b.powers, f, b.profile, b.dense, b.slope, labels, to);
         if (full < b.vectors) {  // the last vector reaches beyond the row
-            tile_gradient<T, Along>(full, b.vectors, b.powers, f, b.profile, b.dense, b.slope, w.gradient);
+            tile_gradient<T, Along>(full, b.vectors, b.powers, f, b.profile, b.dense, b.slope, labels, w.gradient);
             std::memcpy(to + full * lanes, w.gradient + full * lanes, (b.classes - full * lanes) * sizeof(T));
         }
-        correct(b, row, to);
+        if (!labels.any) correct(b, row, to);
         if (!straight) write(b, row, to);
     }
 
@@ -483,16 +347,35 @@ template <class T, bool Along> struct Kernel : RowGroup {
 
     using Factors = GradientFactors<T>;
     Factors row_factors(std::int64_t index, int row) const {
-        alignas(64) T power[max_rows], profile[max_rows], dense[max_rows], upstream[max_rows];
-        for (int r = Along ? row : 0; r < (Along ? row + 1 : lanes); ++r) {
-            bool counts = r < rows && !group.skipped[r];
-            power[r] = T(counts ? power_factor(index, r) : 0);
-            profile[r] = T(counts ? group.smoothing[r] : 0);
-            dense[r] = T(p.dense_scale);
-            upstream[r] = T(counts ? group.upstream[r] : 0);
+        if constexpr (Along) {
+            return {T(power_factor(index, row)), T(group.smoothing[row]), T(p.dense_scale), T(group.upstream[row])};
+        } else {
+            auto numbers = [](const double* from) { return convert<T>(Lanes<double, lanes>::load(from)); };
+            Numbers power;
+            for (int r = 0; r < lanes && shape.blocks > 1; ++r) power[r] = power_factor(index, r);
+            if (shape.blocks == 1) power_lanes(index).store(power);
+            return {numbers(power), numbers(group.smoothing), T(p.dense_scale), numbers(group.upstream)};
         }
-        if constexpr (Along) return {power[row], profile[row], dense[row], upstream[row]};
-        else return {Vector::load(power), Vector::load(profile), Vector::load(dense), Vector::load(upstream)};
+    }
+    Lanes<double, lanes> power_lanes(std::int64_t index) const {
+        if (!p.has_softmax) return 0.0;
+        return Lanes<double, lanes>::load(group.power_factor) * Lanes<double, lanes>::load(w.scale + index * max_rows);
+    }
+
+    // Across: what stands in the gradient at the labels, where q is b there and 0 elsewhere.
+    bool corrects_label_lanes(const Block& b) const {
+        return !Along && has_label_lanes(b) && p.has_softmax && !has_profile() && !has_dense() && !b.slope;
+    }
+    Vector label_entries(const Block& b) {
+        using Doubles = Lanes<double, lanes>;
+        auto numbers = [](const double* from) { return Doubles::load(from); };
+        const Statistics& s = group.statistics;
+        Origin<T, lanes> origin(convert<T>(numbers(s.maximum)));
+        Doubles weight = numbers(group.weights(1)), upstream = numbers(group.upstream);
+        Doubles entry = power_lanes(b.index) * convert<double>(exp_relative(Vector::load(w.label_logit), origin)) - weight;
+        auto is_certain = (numbers(s.ties) == 1.0) & (numbers(s.others) < 1.0) & (numbers(group.logits(1)) == 0.0) & (weight > 0.0);
+        entry = select(is_certain, numbers(group.residue), entry);
+        return convert<T>(select(upstream == 0.0, upstream, upstream * entry));
     }
 
     // The entries that are not a p - g u - d w t: at the labels, and where p > 1/2 may cancel.
@@ -539,7 +422,7 @@ template <class T, bool Along> struct Kernel : RowGroup {
 
 // Along for long rows whose classes are closer together than the rows are.
 bool goes_along(const Problem& p) {
-    return p.classes > 32 && (p.inner == 1 || std::abs(p.logits.class_stride) <= std::abs(p.logits.inner_stride));
+    return p.classes > 128 && (p.inner == 1 || std::abs(p.logits.class_stride) <= std::abs(p.logits.inner_stride));
 }
 template <class Body> auto dispatch(const Problem& p, Body body) {
     bool in_double = p.logits.dtype == DType::float64 || p.temperature != 1 || p.softcap != 0 || p.class_bias || p.are_probabilities;

@@ -1,10 +1,15 @@
 #include "schedule.hpp"
 
+#include <algorithm>
 #include <memory>
 #include <new>
 #include <stdexcept>
 
 #include "threads.hpp"
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 namespace baseline { extern const RowKernel row_kernel; extern const ElementKernel element_kernel; }
 #if defined(HAS_X86_KERNELS)
@@ -42,10 +47,39 @@ using Memory = std::unique_ptr<char, Free>;
 std::int64_t aligned(std::int64_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 Memory allocate(std::int64_t bytes) { return Memory(static_cast<char*>(::operator new(aligned(bytes), std::align_val_t(alignment)))); }
 
-// Elements that keep a thread busy several times longer than it takes to start one (about 0.03 ms).
-constexpr std::int64_t grain = 1 << 18;
+// What a thread must have to do: several times what it takes to start one and to warm its caches.
+constexpr double grain_nanoseconds = 250e3;
+
+// About what one thread needs, from measurements at 2.4 GHz; it only decides how many threads are worth their start.
+double nanoseconds(const Problem& p) {
+    bool in_double = p.logits.dtype == DType::float64 || p.temperature != 1 || p.softcap != 0 || p.class_bias || p.are_probabilities;
+    double per_element = p.has_softmax ? (in_double ? 2 : 0.5) : 0.2;
+    if (p.softcap != 0) per_element += 4;
+    if (p.smoothing != 0) per_element += 0.3;
+    if (p.dense.data) per_element += 0.5;
+    if (p.gradient.data) per_element += 0.5;
+    bool reads_labels_only = !p.has_softmax && !p.dense.data && p.smoothing == 0 && !p.gradient.data;
+    return double(p.rows) * (10 + (reads_labels_only ? 0 : per_element * double(p.classes)));
+}
+double nanoseconds(const ElementProblem& p) {
+    return double(p.count) * (p.logits.dtype == DType::float64 ? 6 : 1.5);
+}
+
+int cores() {
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+    return std::max(1, int(std::thread::hardware_concurrency()));
+}
 
 }  // namespace
+
+int workers_for(double nanoseconds, int threads, std::int64_t pieces) {
+    std::int64_t worth = std::min(std::int64_t(nanoseconds / grain_nanoseconds), pieces);
+    if (worth <= 1) return 1;
+    return int(std::min<std::int64_t>(worth, threads > 0 ? threads : cores()));
+}
 
 std::vector<std::string> instruction_sets() {
     std::vector<std::string> names;
@@ -58,7 +92,7 @@ void compute_rows(const Problem& p, const std::string& instruction_set) {
     const RowKernel& kernel = *choose(instruction_set).rows;
     if (p.rows == 0) return;
     Plan plan = kernel.plan(p);
-    int workers = int(std::min<std::int64_t>({std::max(1, p.threads), std::max<std::int64_t>(1, p.rows * p.classes / grain), plan.groups * plan.parts}));
+    int workers = workers_for(nanoseconds(p), p.threads, plan.groups * plan.parts);
     std::int64_t workspace_bytes = aligned(plan.workspace_bytes), group_bytes = aligned(plan.group_bytes), part_bytes = aligned(plan.part_bytes);
     Memory workspaces = allocate(workers * workspace_bytes);
     auto workspace = [&](int worker) { return workspaces.get() + worker * workspace_bytes; };
@@ -101,7 +135,7 @@ std::int64_t element_blocks(std::int64_t count) {
 void compute_elements(const ElementProblem& p, const std::string& instruction_set) {
     const ElementKernel& kernel = *choose(instruction_set).elements;
     std::int64_t blocks = element_blocks(p.count), step = 16;
-    int workers = int(std::clamp<std::int64_t>(p.count / grain, 1, std::max(1, p.threads)));
+    int workers = workers_for(nanoseconds(p), p.threads, blocks);
     parallel_for((blocks + step - 1) / step, workers,
                  [&](std::int64_t i, int) { kernel.blocks(p, i * step, std::min(blocks, (i + 1) * step)); });
 }

@@ -9,6 +9,10 @@
 // The instruction sets of this build that this machine has, best first.
 std::vector<std::string> instruction_sets();
 
+// How many of `threads` threads (0: one for every core that this process may use) are worth their start, for work in so many pieces
+// that takes one of them so many nanoseconds.
+int workers_for(double nanoseconds, int threads, std::int64_t pieces);
+
 // Compute `problem` with the named instruction set ("" for the best). Throws std::invalid_argument for an unknown one and
 // std::bad_alloc before any work is done.
 void compute_rows(const Problem& problem, const std::string& instruction_set);

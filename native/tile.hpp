@@ -105,7 +105,6 @@ INLINE void tile_exp(const Tile<T>& z, const Origin<T, width<T>>& origin, T* pow
     Integer top = typename IntegerOf<T>::type(0);
     for (std::int64_t i = 0; i < z.vectors; ++i) {
         Wide<T> x = z[i];
-        // The next block comes from memory while this one is computed.
         if (next) for (int line = 0; line < int(sizeof x) / 64; ++line) __builtin_prefetch(next + i * sizeof x + line * 64);
         Wide<T> power = exp_relative(x, origin);
         if (powers) power.store(powers + i * width<T>);
@@ -145,17 +144,26 @@ template <class T, bool Along> INLINE auto tile_mass(std::int64_t vectors, const
 // What is the same for a row's entries: a scale / (n + S), g, d, and the upstream factor.
 template <class T> struct GradientFactors { Wide<T> power, profile, dense, upstream; };
 
+// Across: entries that are known otherwise, one class per row.
+template <class T> struct LabelEntries {
+    bool any = false;
+    typename Wide<T>::Integer label;
+    Wide<T> value;
+};
+
 // Vectors [first, end) of upstream slope (a p - g u - d w t). The upstream factor comes last: it would round a p and q apart.
 template <class T, bool Along>
 INLINE void tile_gradient(std::int64_t first, std::int64_t end, const T* powers, const GradientFactors<T>& f, const Weights<T, Along>& u,
-                          const T* dense, const T* slope, T* to) {
+                          const T* dense, const T* slope, const LabelEntries<T>& labels, T* to) {
     for (std::int64_t i = first; i < end; ++i) {
         Wide<T> g = Wide<T>::load(powers + i * width<T>) * f.power;
         if (u) g = g - f.profile * u[i];
         if (dense) g = g - f.dense * Wide<T>::load(dense + i * width<T>);
         if (slope) g = select(g == T(0), g, g * Wide<T>::load(slope + i * width<T>));  // 0 wins over an infinite slope
         // 0 wins over NaN as well: an ignored row has factor 0, and powers of whatever its lanes held.
-        select(f.upstream == T(0), f.upstream, g * f.upstream).store(to + i * width<T>);
+        g = select(f.upstream == T(0), f.upstream, g * f.upstream);
+        if (!Along && labels.any) g = select(labels.label == typename Wide<T>::Integer(i), labels.value, g);
+        g.store(to + i * width<T>);
     }
 }
 

@@ -17,7 +17,7 @@ LAYERS = [
     COMPILED,
     {"row_loss", "binary_loss", "arrays"},
     {"kernels.*", "kernels"},
-    {"options", "row_coefficients", "binary_coefficients", "reduction", "libraries.*", "libraries"},
+    {"options", "arguments", "row_coefficients", "binary_coefficients", "reduction", "libraries.*", "libraries"},
     {"distributions", "losses"},
     {""},
     {"torch", "optax", "evaluation.batches", "evaluation.intervals"},

@@ -380,7 +380,7 @@ def test_split_classes_merge(problem, data, impossible):
         options.pop("label_smoothing", None)
         cut = classes
     options.pop("focal_gamma", None)
-    rows = numpy_library.Rows.of(logits, target, LossOptions(**options))
+    rows = numpy_library.Rows.of(logits, target, LossOptions(**options), summary=True)
     with np.errstate(all="ignore"):
         whole = generic.row_statistics(np, rows.logits, rows.coefficients, np.float64, summary=True)
         parts = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Callable
@@ -19,6 +18,11 @@ KNOWN_WITHOUT_SUPPORT = {"cupy": "CuPy", "tensorflow": "TensorFlow"}
 
 def library_of(*arrays: Any) -> Any:
     """The module of ``crossentropy.libraries`` for these arguments; lists, numbers and data frames go to NumPy."""
+    for value in arrays:
+        if type(value) is not np.ndarray:
+            break
+    else:
+        return sys.modules.get("crossentropy.libraries.numpy") or load_library("numpy")
     found: dict[str, Any] = {}
     for value in arrays:
         for part in value if isinstance(value, tuple) else (value,):
@@ -53,12 +57,15 @@ def load_library(name: str) -> Any:
     return sys.modules["crossentropy.libraries"].load(name)
 
 
-@dataclasses.dataclass(frozen=True)
 class Layout:
     """The shape of logits with one class axis, seen as (rows, classes)."""
 
-    shape: tuple[int, ...]
-    axis: int  # non-negative
+    def __init__(self, shape: tuple[int, ...], axis: int) -> None:
+        """``axis``: non-negative."""
+        self.shape, self.axis = shape, axis
+        self.classes: int = shape[axis]
+        self.row_shape: tuple[int, ...] = shape[:axis] + shape[axis + 1 :]
+        self.count = math.prod(self.row_shape)
 
     @classmethod
     def of(cls, shape: tuple[int, ...], axis: int, name: str = "logits") -> Layout:
@@ -70,18 +77,6 @@ class Layout:
         if shape[axis] == 0:
             raise ValueError(f"{name} of shape {tuple(shape)} has no classes along axis {axis}")
         return cls(tuple(shape), axis)
-
-    @property
-    def classes(self) -> int:
-        return self.shape[self.axis]
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        return self.shape[: self.axis] + self.shape[self.axis + 1 :]
-
-    @property
-    def count(self) -> int:
-        return math.prod(self.row_shape)
 
     def to_rows(self, xp: Any, array: Any) -> Any:
         """(rows, classes); a view where the strides allow one."""
@@ -106,17 +101,21 @@ class Layout:
 
 
 # NumPy builds a dtype's name anew at every question, which takes longer than a small loss.
-NAMED = ("float64", "float32", "float16", "int64", "int32", "uint8", "bool")
-NAME_OF_CHAR: dict[str, str] = {np.dtype(name).char: name for name in NAMED}
+NAMES: dict[np.dtype, str] = {}
 
 
 def dtype_name(array: Any) -> str:
     dtype = array.dtype
-    char: Any = getattr(dtype, "char", None)  # NumPy's alone
-    return NAME_OF_CHAR.get(char) or str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+    if not isinstance(dtype, np.dtype):
+        return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+    name = NAMES.get(dtype)
+    if name is None:
+        name = NAMES[dtype] = dtype.name
+    return name
 
 
 FLOATING = ("float64", "float32", "float16", "bfloat16")
+INTEGER = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (64, 32, 16, 8, 4, 2))
 REDUCED = ("float16", "bfloat16")  # their loss is float32
 
 
@@ -125,7 +124,7 @@ def is_floating(array: Any) -> bool:
 
 
 def is_integer(array: Any) -> bool:
-    return dtype_name(array).startswith(("int", "uint"))
+    return dtype_name(array) in INTEGER
 
 
 def is_boolean(array: Any) -> bool:

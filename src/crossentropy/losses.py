@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import crossentropy.libraries  # noqa: F401  (library_of loads its members)
 from crossentropy.arrays import library_of
-from crossentropy.options import BinaryOptions, LossOptions, make_options, takes_options_of
+from crossentropy.options import BinaryOptions, LossOptions, make_options, reader_of, takes_options_of
 
 
 def cross_entropy(
@@ -105,25 +105,28 @@ def cross_entropy(
     Source: Bishop 2006, Pattern Recognition and Machine Learning, section 4.3.4; the options' sources are in
     ``row_loss``.
     """
-    options = LossOptions(
-        axis=axis,
-        inputs=inputs,
-        class_weight=class_weight,
-        row_weight=row_weight,
-        class_mask=class_mask,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        focal_gamma=focal_gamma,
-        z_loss=z_loss,
-        softcap=softcap,
-        temperature=temperature,
-        class_bias=class_bias,
-        reduction=reduction,
-        normalizer=normalizer,
-        unit=unit,
-        num_threads=num_threads,
+    options = loss_options(
+        axis,
+        inputs,
+        class_weight,
+        row_weight,
+        class_mask,
+        ignore_index,
+        label_smoothing,
+        focal_gamma,
+        z_loss,
+        softcap,
+        temperature,
+        class_bias,
+        reduction,
+        normalizer,
+        unit,
+        num_threads,
     )
     return library_of(logits, target).cross_entropy(logits, target, options)
+
+
+loss_options = reader_of(LossOptions, cross_entropy)
 
 
 @takes_options_of(cross_entropy)
@@ -250,18 +253,21 @@ def row_statistics(
     >>> summary.prediction
     array([0, 0])
     """
-    options = LossOptions(
-        axis=axis,
-        inputs=inputs,
-        class_mask=class_mask,
-        ignore_index=ignore_index,
-        softcap=softcap,
-        temperature=temperature,
-        class_bias=class_bias,
-        unit=unit,
-        num_threads=num_threads,
+    options = statistics_options(
+        axis,
+        inputs,
+        class_mask,
+        ignore_index,
+        softcap,
+        temperature,
+        class_bias,
+        unit,
+        num_threads,
     )
     return RowSummary(*library_of(logits, target).row_summary(logits, target, options))
+
+
+statistics_options = reader_of(LossOptions, row_statistics)
 
 
 def binary_cross_entropy(
@@ -327,19 +333,22 @@ def binary_cross_entropy(
 
     Source: Bishop 2006, Pattern Recognition and Machine Learning, section 4.3.2.
     """
-    options = BinaryOptions(
-        inputs=inputs,
-        pos_weight=pos_weight,
-        row_weight=row_weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        focal_gamma=focal_gamma,
-        reduction=reduction,
-        normalizer=normalizer,
-        unit=unit,
-        num_threads=num_threads,
+    options = binary_options(
+        inputs,
+        pos_weight,
+        row_weight,
+        ignore_index,
+        label_smoothing,
+        focal_gamma,
+        reduction,
+        normalizer,
+        unit,
+        num_threads,
     )
     return library_of(logits, target).binary_cross_entropy(logits, target, options)
+
+
+binary_options = reader_of(BinaryOptions, binary_cross_entropy)
 
 
 @takes_options_of(binary_cross_entropy)

@@ -104,10 +104,14 @@ class Options:
     """A call's options as attributes; what was not given is the class's default, so a plain call checks nothing."""
 
     def __init__(self, **given: Any) -> None:
+        plain = self.plain
+        changed = [name for name, value in given.items() if value is not plain[name]]
+        if not changed:
+            return
         defaults = type(self).defaults()
-        for name, value in given.items():
-            default, check = defaults[name]
-            if value is not default and not (type(value) is type(default) and value == default):
+        for name in changed:
+            value, (default, check) = given[name], defaults[name]
+            if not (type(value) is type(default) and value == default):
                 self.__dict__[name] = check(name, value)
         if self.__dict__:
             self.check_together()
@@ -122,6 +126,7 @@ class Options:
         return result
 
     table: ClassVar[dict[str, tuple[Any, Callable[[str, Any], Any]]]] = {}
+    plain: ClassVar[dict[str, Any]] = {}  # the defaults alone
 
     @classmethod
     def defaults(cls) -> dict[str, tuple[Any, Callable[[str, Any], Any]]]:
@@ -136,6 +141,7 @@ def with_table(cls: OptionsType) -> OptionsType:
     """Made once with the class: torch.compile warns about a ``functools`` cache."""
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     cls.table = {field.name: (field.default, field.metadata["check"]) for field in fields}
+    cls.plain = {name: default for name, (default, _) in cls.table.items()}
     return cls
 
 
@@ -199,6 +205,27 @@ class BinaryOptions(SharedOptions):
     """Options of the sigmoid loss."""
 
     pos_weight: Any = option(None, optional(array))
+
+
+def reader_of(options_type: type[Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """Reads the options of one function, given in the order of its signature.
+
+    The function's defaults become the very objects of the table, so that ``is`` tells what was not given; a plain call
+    gets one shared object. By keyword the same costs 4 us, as much as the loss of a small batch.
+    """
+    defaults: dict[str, Any] = function.__kwdefaults__  # type: ignore[assignment]
+    for name, default in defaults.items():
+        if default != options_type.plain[name]:
+            raise ValueError(f"{function.__name__}: {name}={default!r}, but {options_type.plain[name]!r} in the table")
+        defaults[name] = options_type.plain[name]
+    names, objects, plain = tuple(defaults), tuple(defaults.values()), options_type()
+
+    def read(*given: Any) -> Any:
+        if any(map(operator.is_not, given, objects)):
+            return options_type(**dict(zip(names, given, strict=True)))
+        return plain
+
+    return read
 
 
 def takes_options_of(source: Callable[..., Any]) -> Callable[[Function], Function]:

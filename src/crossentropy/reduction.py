@@ -31,12 +31,57 @@ def of_valid(values: Any, valid: Any) -> Any:
     return values[valid]
 
 
+class Reduction:
+    """How the row losses of one call become its value, and what each row's gradient counts."""
+
+    def __init__(
+        self,
+        xp: Any,
+        options: Any,
+        shape: tuple[int, ...],
+        row_weight: Any,
+        valid: Any,
+        mass: Any,
+        work: Any,
+        totals: Any = None,
+    ) -> None:
+        """``row_weight`` and ``valid`` are (rows,) or None; ``mass`` and ``totals`` as in ``denominator``."""
+        self.xp, self.options, self.shape, self.row_weight, self.valid = xp, options, shape, row_weight, valid
+        self.denominator = denominator(xp, options, shape, row_weight, valid, mass, work, totals)
+
+    @property
+    def is_total(self) -> bool:
+        """Is the value made of one sum, that of row_weight x loss?"""
+        return self.options.reduction != "none" and isinstance(self.denominator, float)
+
+    def upstream(self) -> Any:
+        """The factor of each row's gradient: a number or (rows,)."""
+        return upstream(self.xp, self.options, self.row_weight, self.denominator)
+
+    def of_total(self, total: Any) -> Any:
+        """The value from the sum of row_weight x loss over the rows that count."""
+        return divide(self.xp, total, self.denominator) / NATS_PER_UNIT[self.options.unit]
+
+    def of_losses(self, losses: Any) -> Any:
+        """The value from (rows,) losses, 0 for ignored rows; in the shape of the result."""
+        value = reduce_rows(self.xp, losses, self.options, self.row_weight, self.valid, self.denominator)
+        return self.xp.reshape(value, self.shape if self.options.reduction == "none" else ())
+
+
 def denominator(
-    xp: Any, options: Any, shape: tuple[int, ...], row_weight: Any, valid: Any, mass: Any, work: Any
+    xp: Any,
+    options: Any,
+    shape: tuple[int, ...],
+    row_weight: Any,
+    valid: Any,
+    mass: Any,
+    work: Any,
+    totals: Any = None,
 ) -> Any:
     """What "mean" divides by: a number, or an array that divides each row's loss (an array given as ``normalizer``).
 
-    ``mass`` is m_i: array (rows,) or the same number for every row.
+    ``mass`` is m_i: array (rows,) or the same number for every row. Where a kernel has added up these numbers already,
+    ``totals`` has them: how many rows count, and their weight.
     """
     if options.reduction != "mean":
         return 1.0
@@ -54,12 +99,15 @@ def denominator(
             raise ValueError(
                 f"normalizer must be a number or broadcast to the rows, {shape}, got {tuple(given.shape)}"
             ) from None
+    if totals is not None:
+        counted, weight = totals
+        return float(counted) if options.normalizer == "rows" else finite(weight)
     rows = math.prod(shape)
     if options.normalizer == "rows":
-        return rows if valid is None else xp.sum(xp.astype(valid, work))
+        return float(rows) if valid is None else xp.sum(xp.astype(valid, work))
     counts = mass if row_weight is None else xp.reshape(row_weight, (-1,)) * mass
     if getattr(counts, "ndim", 0) == 0 and valid is None:
-        return finite(rows * counts)
+        return finite(float(rows) * counts)
     counts = xp.broadcast_to(xp.asarray(counts, dtype=work), (rows,))
     if valid is not None:
         valid = xp.reshape(valid, (-1,))
@@ -69,8 +117,10 @@ def denominator(
 
 def divide(xp: Any, value: Any, denominator_: Any) -> Any:
     """value / denominator, and 0 for a denominator of 0: a mean over nothing is 0."""
-    if isinstance(denominator_, int | float):
-        return value / denominator_ if denominator_ else xp.zeros_like(value)
+    if isinstance(denominator_, float):
+        if denominator_:
+            return value / denominator_
+        return 0.0 if isinstance(value, float) else xp.zeros_like(value)
     return xp.where(denominator_ == 0, 0.0, value / xp.where(denominator_ == 0, 1.0, denominator_))
 
 

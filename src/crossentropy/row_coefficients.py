@@ -14,6 +14,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from crossentropy.arrays import (
@@ -36,9 +38,18 @@ IGNORE_HINT = "; pass ignore_index={value} if that marks rows to ignore"
 
 
 def row_coefficients(
-    xp: Any, target: Any, layout: Layout, options: LossOptions, work_dtype: Any
+    xp: Any,
+    target: Any,
+    layout: Layout,
+    options: LossOptions,
+    work_dtype: Any,
+    scan_labels: Callable[..., Any] | None = None,
 ) -> tuple[RowCoefficients, Any]:
     """Coefficients and row weights (rows,) (or None) of a target (None: no target) for logits of this layout.
+
+    ``scan_labels`` is a kernel's one look at class labels, for a caller whose kernels take them as they are given: the
+    number of rows that count and their weight, or None where a label is no class; that is read here. ``explicit`` makes
+    such coefficients those of any other target.
 
     Raises TypeError, ValueError or IndexError naming the argument, the position and the value.
     """
@@ -50,8 +61,22 @@ def row_coefficients(
         parts = sparse_target(xp, target, layout, options, class_weight, valid, work_dtype)
     else:
         target = xp.asarray(target)
-        read = dense_target if is_dense(xp, target, layout) else label_target
-        parts = read(xp, target, layout, options, class_weight, valid, work_dtype)
+        if is_dense(xp, target, layout):
+            parts = dense_target(xp, target, layout, options, class_weight, valid, work_dtype)
+        else:
+            labels, totals = xp.reshape(target, (-1,)), None
+            if scan_labels is not None:
+                totals = scan_labels(labels, layout.classes, options.ignore_index, class_weight, row_weight)
+            if totals is None:
+                parts = label_target(xp, labels, layout, options, class_weight, valid, work_dtype)
+            else:
+                parts = {
+                    "indices": labels,
+                    "ignored_label": options.ignore_index,
+                    "index_weight": 1.0 - options.label_smoothing,
+                    "valid": valid,
+                    "totals": totals,
+                }
     coefficients = RowCoefficients(
         inputs=options.inputs,
         temperature=options.temperature,
@@ -98,29 +123,44 @@ def row_weights(xp: Any, value: Any, layout: Layout, work_dtype: Any) -> tuple[A
 
 
 def label_target(
-    xp: Any, target: Any, layout: Layout, options: LossOptions, class_weight: Any, valid: Any, work_dtype: Any
+    xp: Any, labels: Any, layout: Layout, options: LossOptions, class_weight: Any, valid: Any, work_dtype: Any
 ) -> dict[str, Any]:
-    labels = xp.reshape(target, (-1,))
     ignore = options.ignore_index
     # One look at the labels settles the usual case: all are classes, and none of these is the one to ignore.
     no_class = (labels < 0) | (labels >= layout.classes)
     if possible_any(xp, no_class) or (ignore is not None and 0 <= ignore < layout.classes):
-        ignored = xp.zeros_like(no_class) if ignore is None else labels == ignore
-        valid = both(valid, ~ignored) if possible_any(xp, ignored) else valid
-        labels = labels if valid is None else xp.where(valid, labels, xp.zeros_like(labels))
+        labels, valid = without_ignored(xp, labels, ignore, valid)
         check_indices(xp, "target", labels, layout, IGNORE_HINT)
+    return explicit_labels(xp, labels, 1.0 - options.label_smoothing, class_weight, valid, work_dtype)
+
+
+def without_ignored(xp: Any, labels: Any, ignore: int | None, valid: Any) -> tuple[Any, Any]:
+    """Labels, 0 where the row does not count, and which rows count."""
+    if ignore is not None:
+        ignored = labels == ignore
+        valid = both(valid, ~ignored) if possible_any(xp, ignored) else valid
+    return labels if valid is None else xp.where(valid, labels, xp.zeros_like(labels)), valid
+
+
+def explicit_labels(
+    xp: Any, labels: Any, scale: float, class_weight: Any, valid: Any, work_dtype: Any
+) -> dict[str, Any]:
     labels = xp.astype(labels, xp.int64)
     if class_weight is None:
         weight, mass = xp.ones((1, 1), dtype=work_dtype), 1.0
     else:
         weight = weight_of(xp, class_weight, labels)[:, None]
         mass = weight[:, 0]
-    return {
-        "indices": labels[:, None],
-        "index_weight": (1.0 - options.label_smoothing) * weight,
-        "target_mass": mass,
-        "valid": valid,
-    }
+    return {"indices": labels[:, None], "index_weight": scale * weight, "target_mass": mass, "valid": valid}
+
+
+def explicit(xp: Any, c: RowCoefficients, work_dtype: Any) -> RowCoefficients:
+    """Labels as given -> the indices, weights and rows that count of the canonical form."""
+    if c.indices is None or c.indices.ndim == 2:
+        return c
+    labels, valid = without_ignored(xp, c.indices, c.ignored_label, c.valid)
+    parts = explicit_labels(xp, labels, c.index_weight, c.class_weight, valid, work_dtype)
+    return dataclasses.replace(c, **parts, ignored_label=None, totals=None)
 
 
 def dense_target(

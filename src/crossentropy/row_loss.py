@@ -60,7 +60,7 @@ import dataclasses
 from typing import Any
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)  # not frozen: that would make each of a small batch's fields cost as much as a row
 class RowCoefficients:
     """The canonical form's data for rows of shape (rows, classes).
 
@@ -77,13 +77,15 @@ class RowCoefficients:
     class_bias: Any = None  # (classes,)
     class_mask: Any = None  # (classes,) or (rows, classes), True = can occur
     class_weight: Any = None  # (classes,): w of the dense target and u of the profile
-    indices: Any = None  # (rows, K) int64
-    index_weight: Any = None  # (rows, K) or (1, 1): b_k
+    indices: Any = None  # (rows, K) int64; or class labels as given, (rows,) of any integer dtype
+    index_weight: Any = None  # (rows, K) or (1, 1): b_k; of labels as given, a number that their class weights multiply
+    ignored_label: int | None = None  # of labels as given
     dense: Any = None  # (rows, classes): t, any numeric dtype
     dense_scale: float = 1.0  # d
     target_sum: Any = 1.0  # (rows,) or number: mass of a sparse target before class weights
     target_mass: Any = 1.0  # (rows,) or number: m_i, its mass with class weights, what "weight" divides by
-    valid: Any = None  # (rows,) bool; None = every row
+    valid: Any = None  # (rows,) bool; None = every row. Of labels as given, without those that are ignored
+    totals: tuple[int, float] | None = None  # of labels as given: how many rows count, and their weight
 
     def rows(self, block: slice) -> RowCoefficients:
         """The data of a block of rows."""

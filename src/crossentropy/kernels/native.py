@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ try:
 except ModuleNotFoundError:  # a build without the core; a broken one says so
     _native = None
 
+EVERY_CORE = 0  # as a number of threads: those that this process may use
 # The dtype of another library's bfloat16 numbers, where NumPy has none for them: their bits, marked as such.
 BFLOAT16 = np.dtype((np.uint16, [("bfloat16", np.uint16)]))
 
@@ -34,7 +36,8 @@ def instruction_sets() -> list[str]:
 
 def forced() -> str:
     """What the environment asks for: "generic", an instruction set, or "" for the best."""
-    name = os.environ.get("CROSSENTROPY_KERNEL", "")
+    # os.environ encodes and decodes at every question, which takes longer than a small loss.
+    name = os.environ.get("CROSSENTROPY_KERNEL", "") if _native is None else _native.environment("CROSSENTROPY_KERNEL")
     if name and name != "generic" and name not in instruction_sets():
         raise ValueError(f"CROSSENTROPY_KERNEL={name!r}: expected one of {', '.join(['generic', *instruction_sets()])}")
     return name
@@ -45,37 +48,48 @@ def kernel_name() -> str:
     return forced() or next(iter(instruction_sets()), "generic")
 
 
+def label_scan() -> Callable[..., tuple[int, float] | None] | None:
+    """The core's look at labels (rows,), where it computes: ``row_coefficients`` says what it is."""
+    return None if _native is None or forced() == "generic" else _native.labels
+
+
 def core(logits: np.ndarray, layout: Layout, coefficients: RowCoefficients, num_threads: int | None) -> Core | None:
     """The core for one call; None where ``generic`` has to compute it."""
     instruction_set = "generic" if _native is None else forced()
     if instruction_set == "generic" or layout.count == 0:
         return None
-    return Core(cube(logits, layout), layout, coefficients, num_threads or cores(), instruction_set)
+    return Core(cube(logits, layout), layout, coefficients, num_threads or EVERY_CORE, instruction_set)
 
 
-@dataclasses.dataclass(frozen=True)
 class Core:
-    """One call of the core. ``given``: the logits as (outer, classes, inner)."""
+    """One call of the core. ``given``: the logits as (outer, classes, inner), or with two dimensions as they are."""
 
-    given: np.ndarray
-    layout: Layout
-    coefficients: RowCoefficients
-    num_threads: int
-    instruction_set: str
+    def __init__(
+        self, given: np.ndarray, layout: Layout, coefficients: RowCoefficients, num_threads: int, instruction_set: str
+    ) -> None:
+        self.given, self.layout, self.coefficients = given, layout, coefficients
+        self.num_threads, self.instruction_set = num_threads, instruction_set
 
     def losses(self, losses: np.ndarray, upstream: Any = None, gradient: np.ndarray | None = None) -> None:
         """Fill ``losses`` (rows,) and, where one is given, ``gradient``: upstream x derivative, like the logits."""
+        self.with_gradient({"loss": losses}, None, upstream, gradient)
+
+    def total(self, row_weight: Any = None, upstream: Any = None, gradient: np.ndarray | None = None) -> float:
+        """Sum of row_weight x loss over the rows that count alone, in a fixed order; ``gradient`` as for ``losses``."""
+        return self.with_gradient(None, row_weight, upstream, gradient)
+
+    def with_gradient(self, results: Any, row_weight: Any, upstream: Any, gradient: np.ndarray | None) -> Any:
         if gradient is None:
-            self.compute({"loss": losses}, self.coefficients)
-            return
+            return self.compute(results, self.coefficients, row_weight)
         target = cube(gradient, self.layout)
-        self.compute({"loss": losses}, self.coefficients, upstream, target)
-        if not np.may_share_memory(target, gradient):
+        total = self.compute(results, self.coefficients, row_weight, upstream, target)
+        if target is not gradient and not np.may_share_memory(target, gradient):
             gradient[...] = target.reshape(gradient.shape)
+        return total
 
     def row_statistics(self) -> RowStatistics:
         """Statistics of every row, ignored ones too, with what entropy and prediction need."""
-        c = dataclasses.replace(self.coefficients, valid=None)
+        c = dataclasses.replace(self.coefficients, valid=None, ignored_label=None)
         names = ["maximum", "ties", "others", "entropy_sum"]
         if c.label_smoothing:
             names += ["profile", "profile_mass", "allowed"]
@@ -92,27 +106,36 @@ class Core:
 
     def compute(
         self,
-        results: dict[str, np.ndarray],
+        results: dict[str, np.ndarray] | None,
         c: RowCoefficients,
+        row_weight: Any = None,
         upstream: Any = None,
         gradient: np.ndarray | None = None,
-    ) -> None:
-        """Fill ``results``, float64 arrays by their name in ``RowStatistics`` or "loss", and ``gradient``."""
-        spread = c.target_sum if c.indices is not None and c.label_smoothing and np.ndim(c.target_sum) else None
-        _native.rows(
+    ) -> Any:
+        """Fill ``results``, float64 arrays by their name in ``RowStatistics`` or "loss", and ``gradient``.
+
+        Without ``results``: the sum of row_weight x loss over the rows that count.
+        """
+        layout, indices, index_weight, spread = self.layout, c.indices, c.index_weight, None
+        as_given = indices is not None and indices.ndim == 1
+        if not as_given and indices is not None:
+            indices, index_weight = np.require(indices, requirements="A"), float64(np.atleast_2d(index_weight))
+            spread = c.target_sum if c.label_smoothing and np.ndim(c.target_sum) else None
+        return _native.rows(
             bits(self.given),
+            layout.axis,
             is_bfloat16(self.given),
             c.inputs == "logits",
             c.inputs == "probs",
             c.temperature,
             c.softcap or 0.0,
             None if c.class_bias is None or not c.class_bias.any() else float64(c.class_bias),  # zeros are no transform
-            rows_cube(c.class_mask, self.layout),
-            None if c.indices is None else np.require(c.indices, requirements="A"),
-            None,
-            None if c.index_weight is None else float64(np.atleast_2d(c.index_weight)),
-            False,
-            None if c.dense is None else bits(rows_cube(c.dense, self.layout)),
+            None if c.class_mask is None else rows_cube(c.class_mask, layout),
+            indices,
+            c.ignored_label,
+            index_weight,
+            as_given and c.class_weight is not None,
+            None if c.dense is None else bits(rows_cube(c.dense, layout)),
             c.dense is not None and is_bfloat16(c.dense),
             c.dense_scale,
             float64(c.class_weight),
@@ -121,9 +144,10 @@ class Core:
             c.z_loss,
             c.focal_gamma,
             c.valid,
-            None if upstream is None else np.atleast_1d(float64(upstream)),
-            False,
+            float64(row_weight),
+            upstream if upstream is None or isinstance(upstream, float) else np.atleast_1d(float64(upstream)),
             results,
+            results is None,
             None if gradient is None else bits(gradient),
             self.num_threads,
             self.instruction_set,
@@ -168,18 +192,12 @@ def binary_losses(
         losses if each else None,
         None if each else losses,
         None if slope is None else bits(slope),
-        num_threads or cores(),
+        num_threads or EVERY_CORE,
         instruction_set,
     )
     if gradient is not None and not np.may_share_memory(slope, gradient):
         gradient[...] = slope.reshape(gradient.shape)
     return losses
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def float64(array: Any) -> Any:
@@ -200,15 +218,13 @@ def cube(array: np.ndarray, layout: Layout) -> np.ndarray:
     if not array.flags.aligned:
         array = array.copy()
     if array.ndim == 2:
-        return array[None] if layout.axis == 0 else array[:, :, None]
+        return array
     shape = layout.shape
     return array.reshape(math.prod(shape[: layout.axis]), layout.classes, math.prod(shape[layout.axis + 1 :]))
 
 
-def rows_cube(rows: np.ndarray | None, layout: Layout) -> np.ndarray | None:
+def rows_cube(rows: np.ndarray, layout: Layout) -> np.ndarray:
     """(rows, classes), or (classes,) for every row, as (outer, classes, inner)."""
-    if rows is None:
-        return None
     if not rows.flags.aligned:
         rows = rows.copy()
     if rows.ndim == 1:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crossentropy import reduction
+from crossentropy import arguments, reduction
 from crossentropy.arrays import (
     FLOATING,
     REDUCED,
@@ -37,6 +37,7 @@ from crossentropy.binary_loss import BinaryCoefficients
 from crossentropy.kernels import generic
 from crossentropy.kernels.xla import namespace as xp
 from crossentropy.options import BinaryOptions, LossOptions
+from crossentropy.reduction import Reduction
 from crossentropy.row_coefficients import check_dense_target, check_probabilities, row_coefficients
 from crossentropy.row_loss import RowCoefficients, log_sum, row_loss
 
@@ -83,30 +84,18 @@ def as_array(name: str, value: Any) -> jax.Array:
 
 
 def as_floating(name: str, value: Any) -> jax.Array:
-    """A floating array; integers, as a person writes them in a list, become JAX's default float."""
-    array = as_array(name, value)
-    if is_integer(array) or (array.size == 0 and not is_floating(array)):
-        array = array.astype(xp.float64)
-    if not is_floating(array):
-        raise TypeError(f"{name} must be floating ({', '.join(FLOATING)}), got dtype {array.dtype}")
-    return array
-
-
-def as_target(target: Any) -> Any:
-    if is_sparse(target):
-        return as_array("target indices", target[0]), as_array("target values", target[1])
-    return as_array("target", target)
+    """A floating array; integers become JAX's default float."""
+    return arguments.floating(as_array, name, value, xp.float64)
 
 
 def as_options(options: Any) -> Any:
     """The same options with JAX arrays for whatever the caller gave as an array."""
-    names = ("class_weight", "row_weight", "class_mask", "class_bias", "pos_weight", "normalizer")
-    given = {name: value for name in names if not isinstance(value := getattr(options, name, None), str | None)}
-    arrays = {name: as_array(name, value) for name, value in given.items()}
-    for name, array in arrays.items():
-        if name not in ("class_mask", "class_bias"):
-            arrays[name] = undefined_where(outside, array)
-    return options.replace(**arrays) if arrays else options
+
+    def as_option(name: str, value: Any) -> Any:
+        array = as_array(name, value)
+        return array if name in ("class_mask", "class_bias") else undefined_where(outside, array)
+
+    return arguments.options(as_option, options)
 
 
 def undefined_where(bad: Callable[..., Any], array: Any) -> Any:
@@ -260,7 +249,7 @@ class Rows:
     def of(cls, logits: Any, target: Any, options: LossOptions, *, summary: bool = False) -> Rows:
         layout, options = Layout.of(logits.shape, options.axis), as_options(options)
         if target is not None or not summary:
-            target = as_target(target)
+            target = arguments.target(as_array, target)
             if is_sparse(target):
                 target = (target[0], undefined_where(outside, target[1]))
             elif tuple(target.shape) == layout.shape:
@@ -271,23 +260,19 @@ class Rows:
         check_probabilities(xp, rows, coefficients, layout, every=summary)
         return cls(no_probability(rows, options.inputs), layout, coefficients, row_weight, options)
 
-    def denominator(self) -> Any:
+    def reduction(self) -> Reduction:
         c, mass, work = self.coefficients, self.coefficients.target_mass, result_dtype(self.logits)
         if c.dense is not None and self.options.reduction == "mean":
             mass = xp.sum(generic.dense_target(xp, c, work)[1], axis=-1)
-        total = reduction.denominator(xp, self.options, self.layout.row_shape, self.row_weight, c.valid, mass, work)
-        return finite(total)
+        return reduction_of(self.options, self.layout.row_shape, self.row_weight, c.valid, mass, work)
 
     def value(self) -> Any:
         losses = row_losses(self.logits, self.coefficients)
-        valid = self.coefficients.valid
-        value = reduction.reduce_rows(xp, losses, self.options, self.row_weight, valid, self.denominator())
-        shape = self.layout.row_shape if self.options.reduction == "none" else ()
-        return jnp.reshape(value, shape).astype(result_dtype(self.logits))
+        return self.reduction().of_losses(losses).astype(result_dtype(self.logits))
 
     def scaled(self, rows: Any) -> Any:
         """Derivatives of the row losses -> of the value, in the shape and dtype of the logits."""
-        factor = jnp.asarray(reduction.upstream(xp, self.options, self.row_weight, self.denominator()), rows.dtype)
+        factor = jnp.asarray(self.reduction().upstream(), rows.dtype)
         factor = factor[:, None] if factor.ndim else factor
         result = jnp.where(factor == 0, 0.0, factor * rows)
         return self.layout.from_rows(xp, result).astype(self.logits.dtype)
@@ -298,6 +283,12 @@ def no_probability(logits: Any, inputs: str) -> Any:
     if inputs == "logits":
         return logits
     return undefined_where(lambda xp, x: (x > 0) if inputs == "log_probs" else (x < 0) | (x > 1), logits)
+
+
+def reduction_of(*arguments_: Any) -> Reduction:
+    result = Reduction(xp, *arguments_)
+    result.denominator = finite(result.denominator)
+    return result
 
 
 def finite(total: Any) -> Any:
@@ -378,17 +369,16 @@ def binary(logits: Any, target: Any, options: BinaryOptions) -> tuple[Any, Calla
     check_binary_probabilities(xp, logits, c)
     logits = no_probability(logits, options.inputs)
     flat_weight = None if row_weight is None else jnp.reshape(row_weight, (-1,))
-    denominator = finite(reduction.denominator(xp, options, shape, row_weight, c.valid, 1.0, work))
-    losses = jnp.reshape(element_losses(logits, c), (-1,))
     valid = None if c.valid is None else jnp.reshape(c.valid, (-1,))
-    value = reduction.reduce_rows(xp, losses, options, flat_weight, valid, denominator)
+    how = reduction_of(options, shape, flat_weight, valid, 1.0, work)
+    value = how.of_losses(jnp.reshape(element_losses(logits, c), (-1,)))
 
     def gradient() -> Any:
-        factor = jnp.asarray(reduction.upstream(xp, options, flat_weight, denominator), work)
+        factor = jnp.asarray(how.upstream(), work)
         factor = jnp.reshape(factor, shape) if factor.ndim else factor
         return jnp.where(factor == 0, 0.0, factor * element_gradients(logits, c)).astype(logits.dtype)
 
-    return jnp.reshape(value, shape if options.reduction == "none" else ()).astype(work), gradient
+    return value.astype(work), gradient
 
 
 def map_rows(

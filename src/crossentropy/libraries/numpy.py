@@ -11,22 +11,27 @@ from typing import Any
 
 import numpy as np
 
-from crossentropy import reduction
+from crossentropy import arguments, reduction
 from crossentropy.arrays import (
     FLOATING,
-    NAME_OF_CHAR,
+    INTEGER,
     REDUCED,
     Layout,
     check_unit_interval,
     dtype_name,
-    is_floating,
-    is_integer,
     is_sparse,
 )
 from crossentropy.binary_coefficients import binary_coefficients, check_binary_probabilities
 from crossentropy.kernels import generic, native
 from crossentropy.options import BinaryOptions, LossOptions
-from crossentropy.row_coefficients import RowCoefficients, check_dense_target, check_probabilities, row_coefficients
+from crossentropy.reduction import Reduction
+from crossentropy.row_coefficients import (
+    RowCoefficients,
+    check_dense_target,
+    check_probabilities,
+    explicit,
+    row_coefficients,
+)
 from crossentropy.row_loss import RowStatistics, log_sum, row_loss
 
 WORK = np.float64
@@ -34,10 +39,13 @@ WORK = np.float64
 xp = namespace = SimpleNamespace(**vars(np) | {"astype": lambda array, dtype: np.asarray(array, dtype, order="C")})
 # Elements per block of rows: the float64 temporaries of one block (256 kB each) stay in a core's cache.
 BLOCK = 1 << 15
-ARRAY_OPTIONS = ("class_weight", "row_weight", "class_mask", "class_bias", "pos_weight", "normalizer")
 
-# Infinities and underflow are results here, defined row by row; a warning for each would be noise.
-quiet = functools.partial(np.errstate, all="ignore")
+# Infinities and underflow are results here, defined row by row; a warning for each would be noise. As a decorator it
+# costs a third of what it costs as a context.
+quiet = np.errstate(all="ignore")
+# What as_array gives back as it is: NumPy's own numbers in the machine's byte order.
+FLOATS = {np.dtype(name) for name in FLOATING if hasattr(np, name)}
+NUMBERS = {np.dtype(name) for name in (*FLOATING, *INTEGER, "bool") if hasattr(np, name)}
 
 
 def values_known(array: Any) -> bool:
@@ -46,7 +54,7 @@ def values_known(array: Any) -> bool:
 
 def as_array(name: str, value: Any) -> np.ndarray:
     """A NumPy array of native byte order, or TypeError."""
-    if type(value) is np.ndarray and dtype_name(value) in NAME_OF_CHAR.values() and value.dtype.isnative:
+    if type(value) is np.ndarray and value.dtype in NUMBERS and value.dtype.isnative:
         return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
@@ -66,26 +74,9 @@ def as_array(name: str, value: Any) -> np.ndarray:
 
 
 def as_floating(name: str, value: Any) -> np.ndarray:
-    """A floating array; integers, as a person writes them in a list, become float64."""
-    array = as_array(name, value)
-    if is_integer(array) or (array.size == 0 and not is_floating(array)):
-        array = array.astype(WORK)
-    if not is_floating(array):
-        raise TypeError(f"{name} must be floating ({', '.join(FLOATING)}), got dtype {array.dtype}")
-    return array
-
-
-def as_target(target: Any) -> Any:
-    if is_sparse(target):
-        return as_array("target indices", target[0]), as_array("target values", target[1])
-    return as_array("target", target)
-
-
-def as_options(options: Any) -> Any:
-    """The same options with NumPy arrays for whatever the caller gave as an array."""
-    given = vars(options)
-    arrays = {n: as_array(n, given[n]) for n in ARRAY_OPTIONS if n in given and not isinstance(given[n], str)}
-    return options.replace(**arrays) if arrays else options
+    if type(value) is np.ndarray and value.dtype in FLOATS and value.dtype.isnative:
+        return value
+    return arguments.floating(as_array, name, value, WORK)
 
 
 def result_dtype(array: np.ndarray) -> np.dtype:
@@ -98,23 +89,28 @@ def blocks(rows: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-@dataclasses.dataclass(frozen=True)
+layout_of = functools.lru_cache(maxsize=256)(Layout.of)
+
+
 class Rows:
     """The softmax loss of one call: the logits as given and everything that belongs to them."""
 
-    given: np.ndarray
-    layout: Layout
-    coefficients: RowCoefficients
-    row_weight: np.ndarray | None
-    options: LossOptions
+    def __init__(
+        self, given: np.ndarray, layout: Layout, coefficients: RowCoefficients, row_weight: Any, options: LossOptions
+    ) -> None:
+        self.given, self.layout, self.options = given, layout, options
+        self.coefficients, self.row_weight = coefficients, row_weight
+        # The C++ core, where it can compute this call.
+        self.core = native.core(given, layout, coefficients, options.num_threads)
 
     @classmethod
     def of(cls, logits: np.ndarray, target: Any, options: LossOptions, *, summary: bool = False) -> Rows:
-        layout = Layout.of(logits.shape, options.axis)
-        options = as_options(options)
+        layout = layout_of(logits.shape, options.axis)
+        options = arguments.options(as_array, options)
         if target is not None or not summary:
-            target = as_target(target)
-        coefficients, row_weight = row_coefficients(xp, target, layout, options, WORK)
+            target = arguments.target(as_array, target)
+        scan = None if summary else native.label_scan()
+        coefficients, row_weight = row_coefficients(xp, target, layout, options, WORK, scan)
         if coefficients.class_mask is not None:  # in C order, like everything that meets the logits
             coefficients = dataclasses.replace(coefficients, class_mask=np.ascontiguousarray(coefficients.class_mask))
         rows = cls(logits, layout, coefficients, row_weight, options)
@@ -130,51 +126,52 @@ class Rows:
         """(rows, classes)."""
         return self.layout.to_rows(xp, self.given)
 
-    @functools.cached_property
-    def core(self) -> native.Core | None:
-        """The C++ core, where it can compute this call."""
-        return native.core(self.given, self.layout, self.coefficients, self.options.num_threads)
-
     def blocks(self) -> Iterator[tuple[slice, np.ndarray, RowCoefficients]]:
         for block in blocks(self.layout.count, self.layout.classes):
-            yield block, self.logits[block], self.coefficients.rows(block)
+            yield block, self.logits[block], explicit(xp, self.coefficients.rows(block), WORK)
 
-    def denominator(self) -> Any:
-        coefficients, mass = self.coefficients, self.coefficients.target_mass
+    def reduction(self) -> Reduction:
+        coefficients, mass, totals = self.coefficients, self.coefficients.target_mass, self.coefficients.totals
         by_weight = isinstance(self.options.normalizer, str) and self.options.normalizer == "weight"
         if coefficients.dense is not None and self.options.reduction == "mean" and by_weight:
             mass = np.empty(self.layout.count)
             for block in blocks(self.layout.count, self.layout.classes):
                 mass[block] = generic.dense_target(xp, coefficients.rows(block), WORK)[1].sum(axis=-1)
-        return reduction.denominator(
-            xp, self.options, self.layout.row_shape, self.row_weight, coefficients.valid, mass, WORK
-        )
+        shape = self.layout.row_shape
+        result = Reduction(xp, self.options, shape, self.row_weight, coefficients.valid, mass, WORK, totals)
+        if totals is not None and not (result.is_total and self.core):
+            result.valid = explicit(xp, coefficients, WORK).valid
+        return result
 
-    def losses(self) -> np.ndarray:
-        """The loss of every row, before row weights and reduction."""
-        losses = np.empty(self.layout.count)
-        if self.core:
-            self.core.losses(losses)
-            return losses
-        for block, part, coefficients in self.blocks():
-            losses[block] = row_loss(xp, generic.row_statistics(xp, part, coefficients, WORK), coefficients)
-        return losses
-
-    def losses_and_gradient(self, upstream: Any, gradient: Output) -> np.ndarray:
-        """The losses; the gradient of their sum, each times ``upstream`` (number or (rows,)), goes to ``gradient``."""
-        losses = np.empty(self.layout.count)
-        if self.core:
-            self.core.losses(losses, upstream, gradient.buffer)
+    def value(self, how: Reduction, gradient: Output | None = None) -> Any:
+        """The reduced loss; its gradient is written into ``gradient`` where one is given."""
+        if self.core and how.is_total:
+            value = how.of_total(self.core.total(self.row_weight, *self.slope(how, gradient)))
+        else:
+            losses = np.empty(self.layout.count)
+            if self.core:
+                self.core.losses(losses, *self.slope(how, gradient))
+            else:
+                self.generic_losses(losses, how, gradient)
+            value = how.of_losses(losses)
+        if gradient is not None:
             gradient.deliver()
-            return losses
-        gradient_rows = gradient.rows(self.layout)
+        return as_result(value, result_dtype(self.given))
+
+    def slope(self, how: Reduction, gradient: Output | None) -> tuple[Any, Any]:
+        return (None, None) if gradient is None else (how.upstream(), gradient.buffer)
+
+    def generic_losses(self, losses: np.ndarray, how: Reduction, gradient: Output | None) -> None:
+        upstream: Any = None if gradient is None else how.upstream()
+        slopes: Any = None if gradient is None else gradient.rows(self.layout)
         for block, part, coefficients in self.blocks():
             statistics = generic.row_statistics(xp, part, coefficients, WORK)
             losses[block] = row_loss(xp, statistics, coefficients)
-            factor = upstream[block] if np.ndim(upstream) else upstream
-            gradient_rows[block] = generic.row_gradient(xp, part, coefficients, statistics, factor, WORK)
-        gradient.finish(self.layout, gradient_rows)
-        return losses
+            if gradient is not None:
+                factor = upstream[block] if np.ndim(upstream) else upstream
+                slopes[block] = generic.row_gradient(xp, part, coefficients, statistics, factor, WORK)
+        if gradient is not None:
+            gradient.fill(self.layout, slopes)
 
     def summaries(self) -> Iterator[tuple[slice, RowStatistics, RowCoefficients]]:
         """Statistics of every row, with what entropy and prediction need: ignoring concerns the target alone."""
@@ -185,75 +182,69 @@ class Rows:
             everywhere = dataclasses.replace(coefficients, valid=None)
             yield block, generic.row_statistics(xp, part, everywhere, WORK, summary=True), coefficients
 
-    def result(self, losses: np.ndarray, denominator: Any, dtype: np.dtype) -> Any:
-        value = reduction.reduce_rows(xp, losses, self.options, self.row_weight, self.coefficients.valid, denominator)
-        shape = self.layout.row_shape if self.options.reduction == "none" else ()
-        return np.reshape(value, shape).astype(dtype)[()]
 
-    def upstream(self, denominator: Any) -> Any:
-        """The factor of each row's gradient: (rows,) or one number."""
-        return reduction.upstream(xp, self.options, self.row_weight, denominator)
+def as_result(value: Any, dtype: np.dtype) -> Any:
+    """A number of the dtype, or an array."""
+    return dtype.type(value) if isinstance(value, float) else value.astype(dtype)[()]
 
 
+@quiet
 def cross_entropy(logits: Any, target: Any, options: LossOptions) -> Any:
-    logits = as_floating("logits", logits)
-    with quiet():
-        rows = Rows.of(logits, target, options)
-        return rows.result(rows.losses(), rows.denominator(), result_dtype(logits))
+    rows = Rows.of(as_floating("logits", logits), target, options)
+    return rows.value(rows.reduction())
 
 
+@quiet
 def cross_entropy_value_and_grad(logits: Any, target: Any, options: LossOptions, out: Any) -> tuple[Any, np.ndarray]:
     logits = as_floating("logits", logits)
     gradient = Output(out, logits, logits, target)
-    with quiet():
-        rows = Rows.of(logits, target, options)
-        denominator = rows.denominator()
-        losses = rows.losses_and_gradient(rows.upstream(denominator), gradient)
-        return rows.result(losses, denominator, result_dtype(logits)), gradient.array
+    rows = Rows.of(logits, target, options)
+    return rows.value(rows.reduction(), gradient), gradient.array
 
 
+@quiet
 def cross_entropy_hvp(logits: Any, target: Any, vector: Any, options: LossOptions) -> np.ndarray:
     logits, vector = as_floating("logits", logits), as_floating("vector", vector)
     if vector.shape != logits.shape:
         raise ValueError(f"vector must have the shape of logits, {logits.shape}, got {vector.shape}")
     product = Output(None, logits)
-    with quiet():
-        rows = Rows.of(logits, target, options)
-        upstream = rows.upstream(rows.denominator())
-        vector_rows, product_rows = rows.layout.to_rows(xp, vector), product.rows(rows.layout)
-        for block, part, coefficients in rows.blocks():
-            statistics = generic.row_statistics(xp, part, coefficients, WORK)
-            factor = upstream[block] if np.ndim(upstream) else upstream
-            product_rows[block] = generic.row_hessian_vector(
-                xp, part, coefficients, statistics, vector_rows[block], factor, WORK
-            )
-        return product.finish(rows.layout, product_rows)
+    rows = Rows.of(logits, target, options)
+    upstream = rows.reduction().upstream()
+    vector_rows, product_rows = rows.layout.to_rows(xp, vector), product.rows(rows.layout)
+    for block, part, coefficients in rows.blocks():
+        statistics = generic.row_statistics(xp, part, coefficients, WORK)
+        factor = upstream[block] if np.ndim(upstream) else upstream
+        product_rows[block] = generic.row_hessian_vector(
+            xp, part, coefficients, statistics, vector_rows[block], factor, WORK
+        )
+    product.fill(rows.layout, product_rows)
+    return product.deliver()
 
 
+@quiet
 def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, Any, Any, Any]:
     """lse, log-probability of the target (None without one), entropy, prediction; each of the shape of the rows."""
     logits = as_floating("logits", logits)
-    with quiet():
-        rows = Rows.of(logits, target, options, summary=True)
-        count = rows.layout.count
-        lse, entropy, loss, prediction = np.empty(count), np.empty(count), np.empty(count), np.empty(count, np.int64)
-        for block, statistics, coefficients in rows.summaries():
-            total = log_sum(xp, statistics)
-            undefined = ~np.isfinite(statistics.maximum)
-            lse[block] = np.where(undefined, np.nan, statistics.maximum + total)
-            entropy[block] = np.where(
-                undefined, np.nan, total - statistics.entropy_sum / (statistics.ties + statistics.others)
-            )
-            prediction[block] = np.where(np.isnan(entropy[block]), -1, statistics.prediction)
-            loss[block] = 0.0 if target is None else row_loss(xp, statistics, coefficients)
-        unit, dtype, shape = reduction.NATS_PER_UNIT[options.unit], result_dtype(logits), rows.layout.row_shape
+    rows = Rows.of(logits, target, options, summary=True)
+    count = rows.layout.count
+    lse, entropy, loss, prediction = np.empty(count), np.empty(count), np.empty(count), np.empty(count, np.int64)
+    for block, statistics, coefficients in rows.summaries():
+        total = log_sum(xp, statistics)
+        undefined = ~np.isfinite(statistics.maximum)
+        lse[block] = np.where(undefined, np.nan, statistics.maximum + total)
+        entropy[block] = np.where(
+            undefined, np.nan, total - statistics.entropy_sum / (statistics.ties + statistics.others)
+        )
+        prediction[block] = np.where(np.isnan(entropy[block]), -1, statistics.prediction)
+        loss[block] = 0.0 if target is None else row_loss(xp, statistics, coefficients)
+    unit, dtype, shape = reduction.NATS_PER_UNIT[options.unit], result_dtype(logits), rows.layout.row_shape
 
-        def shaped(value: np.ndarray) -> Any:
-            return np.reshape(value / unit, shape).astype(dtype)[()]
+    def shaped(value: np.ndarray) -> Any:
+        return np.reshape(value / unit, shape).astype(dtype)[()]
 
-        # 0 - loss: a loss of 0 is the log-probability 0, not -0.
-        target_log_prob = None if target is None else shaped(0.0 - loss)
-        return shaped(lse), target_log_prob, shaped(entropy), np.reshape(prediction, shape)[()]
+    # 0 - loss: a loss of 0 is the log-probability 0, not -0.
+    target_log_prob = None if target is None else shaped(0.0 - loss)
+    return shaped(lse), target_log_prob, shaped(entropy), np.reshape(prediction, shape)[()]
 
 
 def binary_cross_entropy(logits: Any, target: Any, options: BinaryOptions) -> Any:
@@ -266,33 +257,36 @@ def binary_cross_entropy_value_and_grad(logits: Any, target: Any, options: Binar
     return binary(logits, target, options, gradient.buffer), gradient.deliver()
 
 
+@quiet
 def binary(logits: np.ndarray, target: Any, options: BinaryOptions, gradient: np.ndarray | None) -> Any:
     """The reduced loss; its gradient is written into ``gradient`` where one is given."""
-    options = as_options(options)
-    with quiet():
-        coefficients, row_weight = binary_coefficients(xp, as_array("target", target), logits.shape, options, WORK)
-        denominator = reduction.denominator(xp, options, logits.shape, row_weight, coefficients.valid, 1.0, WORK)
-        flat_weight = None if row_weight is None else row_weight.reshape(-1)
-        factor = reduction.upstream(xp, options, flat_weight, denominator)
-        factor = factor.reshape(logits.shape) if np.ndim(factor) else factor
-        check_binary_probabilities(xp, logits, coefficients)
-        losses = native.binary_losses(
-            logits, coefficients, factor, gradient, each=options.reduction == "none", num_threads=options.num_threads
-        )
-        if losses is not None:
-            value = reduction.reduce_rows(xp, losses, options, None, None, denominator)
-        else:
-            losses = np.empty(logits.shape)
-            for index in element_blocks(logits.shape):
-                part, piece = logits[index], coefficients.elements(index)
-                losses[index] = generic.binary_loss(xp, part, piece, WORK)
-                if gradient is not None:
-                    share = factor[index] if np.ndim(factor) else factor
-                    gradient[index] = generic.binary_gradient(xp, part, piece, share, WORK)
-            valid = None if coefficients.valid is None else coefficients.valid.reshape(-1)
-            value = reduction.reduce_rows(xp, losses.reshape(-1), options, flat_weight, valid, denominator)
-        shape = logits.shape if options.reduction == "none" else ()
-        return np.reshape(value, shape).astype(result_dtype(logits))[()]
+    options, target = arguments.options(as_array, options), as_array("target", target)
+    coefficients, row_weight = binary_coefficients(xp, target, logits.shape, options, WORK)
+    check_binary_probabilities(xp, logits, coefficients)
+    flat_weight, valid = (None if a is None else np.reshape(a, (-1,)) for a in (row_weight, coefficients.valid))
+    how = Reduction(xp, options, logits.shape, flat_weight, valid, 1.0, WORK)
+    factor = how.upstream()
+    losses = native.binary_losses(
+        logits,
+        coefficients,
+        factor,
+        gradient,
+        each=not how.is_total,
+        num_threads=options.num_threads,
+    )
+    if losses is None:
+        losses = np.empty(logits.shape)
+        factor = np.reshape(factor, logits.shape) if np.ndim(factor) else factor
+        for index in element_blocks(logits.shape):
+            part, piece = logits[index], coefficients.elements(index)
+            losses[index] = generic.binary_loss(xp, part, piece, WORK)
+            if gradient is not None:
+                share = factor[index] if np.ndim(factor) else factor
+                gradient[index] = generic.binary_gradient(xp, part, piece, share, WORK)
+        losses = losses.reshape(-1)
+    elif how.is_total:  # sums of blocks
+        return as_result(how.of_total(losses.sum()), result_dtype(logits))
+    return as_result(how.of_losses(losses), result_dtype(logits))
 
 
 def element_blocks(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
@@ -307,6 +301,7 @@ def element_blocks(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
             yield from ((first, *rest) for rest in element_blocks(shape[1:]))
 
 
+@quiet
 def map_rows(
     function: Callable[..., Any], axis: int, keeps_classes: bool, *, probabilities: bool = False, **named: Any
 ) -> Any:
@@ -317,26 +312,25 @@ def map_rows(
     for name in others:
         if arrays[name].shape != layout.shape:
             raise ValueError(f"{first} and {name} must have one shape, got {layout.shape} and {arrays[name].shape}")
-    with quiet():
-        if probabilities:
-            for name, array in arrays.items():
-                check_unit_interval(xp, name, array)
-        rows = [layout.to_rows(xp, array) for array in arrays.values()]
-        dtype = np.result_type(*map(result_dtype, arrays.values()))
-        result = np.empty((layout.count, layout.classes) if keeps_classes else layout.count, dtype)
-        for block in blocks(layout.count, layout.classes):
-            result[block] = function(xp, *(xp.astype(part[block], WORK) for part in rows))
+    if probabilities:
+        for name, array in arrays.items():
+            check_unit_interval(xp, name, array)
+    rows = [layout.to_rows(xp, array) for array in arrays.values()]
+    dtype = np.result_type(*map(result_dtype, arrays.values()))
+    result = np.empty((layout.count, layout.classes) if keeps_classes else layout.count, dtype)
+    for block in blocks(layout.count, layout.classes):
+        result[block] = function(xp, *(xp.astype(part[block], WORK) for part in rows))
     return layout.from_rows(xp, result) if keeps_classes else result.reshape(layout.row_shape)[()]
 
 
+@quiet
 def map_elements(function: Callable[..., Any], **named: Any) -> Any:
     """``function(xp, array)`` in float64, elementwise."""
     ((name, value),) = named.items()
     array = as_floating(name, value)
     result = np.empty(array.shape, result_dtype(array))
-    with quiet():
-        for index in element_blocks(array.shape):
-            result[index] = function(xp, xp.astype(array[index], WORK))
+    for index in element_blocks(array.shape):
+        result[index] = function(xp, xp.astype(array[index], WORK))
     return result[()]
 
 
@@ -377,10 +371,10 @@ class Output:
         """(rows, classes) to be filled; a view of the buffer where the strides allow one."""
         return layout.to_rows(xp, self.buffer)
 
-    def finish(self, layout: Layout, rows: np.ndarray) -> np.ndarray:
+    def fill(self, layout: Layout, rows: np.ndarray) -> None:
+        """From what ``rows`` gave, where that is no view."""
         if not np.may_share_memory(rows, self.buffer):
             self.buffer[...] = layout.from_rows(xp, rows)
-        return self.deliver()
 
     def deliver(self) -> np.ndarray:
         if self.buffer is not self.array:
