@@ -4,13 +4,16 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <list>
 #include <memory>
 #include <optional>
 #include <stdexcept>
 
 #include "buffer.hpp"
 #include "labels.hpp"
+#include "ranges.hpp"
 #include "schedule.hpp"
 
 namespace nb = nanobind;
@@ -37,6 +40,13 @@ Matrix matrix(const Buffer& a, int axis, bool is_bfloat16 = false) {
     if (a.dimensions() != 2) throw std::invalid_argument("expected two dimensions, or (outer, classes, inner)");
     if (axis == 1) return {a.data(), dtype, a.stride(0), a.stride(1), 0};
     return {a.data(), dtype, 0, a.stride(0), a.stride(1)};
+}
+
+void set_rows(Problem& p, const Buffer& logits, int axis) {
+    bool is_cube = logits.dimensions() == 3;
+    p.classes = logits.extent(is_cube ? 1 : axis);
+    p.inner = is_cube ? logits.extent(2) : axis == 1 ? 1 : logits.extent(1);
+    p.rows = is_cube ? logits.extent(0) * p.inner : axis == 1 ? logits.extent(0) : p.inner;
 }
 
 // (rows,) or (rows, K); a first axis of 1 serves every row
@@ -83,10 +93,7 @@ nb::object rows(nb::handle logits_array, int axis, bool is_bfloat16, bool has_so
         target_sum(target_sum_array), valid(valid_array), row_weight(row_weight_array), gradient(gradient_array, Buffer::write);
     Numbers index_weight(index_weight_number), upstream(upstream_number);
     Problem p;
-    bool is_cube = logits.dimensions() == 3;
-    p.classes = logits.extent(is_cube ? 1 : axis);
-    p.inner = is_cube ? logits.extent(2) : axis == 1 ? 1 : logits.extent(1);
-    p.rows = is_cube ? logits.extent(0) * p.inner : axis == 1 ? logits.extent(0) : p.inner;
+    set_rows(p, logits, axis);
     p.logits = matrix(logits, axis, is_bfloat16);
     p.has_softmax = has_softmax;
     p.are_probabilities = are_probabilities;
@@ -175,6 +182,35 @@ nb::object labels(nb::handle labels_array, std::int64_t classes, nb::handle igno
     return nb::make_tuple(scan.counted, scan.weight);
 }
 
+// How many of a vector's numbers are `ignored`; None where another is outside [low, high], or for what is not read here.
+nb::object within(nb::handle array, double low, double high, std::optional<double> ignored, bool allows_nan, int threads) {
+    Buffer numbers(array);
+    if (!numbers.is_aligned() || (numbers.size() > 1 && numbers.stride(0) != numbers.item_bytes())) return nb::none();
+    Range range{low, high, allows_nan, ignored.has_value(), ignored.value_or(0), threads};
+    std::int64_t found;
+    {
+        nb::gil_scoped_release release;
+        found = count_ignored({numbers.data(), numbers.dtype(), numbers.item_bytes()}, numbers.size(), range);
+    }
+    return found < 0 ? nb::object(nb::none()) : nb::object(nb::int_(found));
+}
+
+// Do the entries at the labels lie in [low, high]?
+bool labelled_within(nb::handle logits_array, int axis, nb::handle labels_array, std::optional<std::int64_t> ignored_label, double low, double high,
+                     int threads) {
+    Buffer logits(logits_array), labels(labels_array);
+    Problem p;
+    set_rows(p, logits, axis);
+    p.logits = matrix(logits, axis);
+    p.indices = {labels.data(), labels.dtype(), labels.stride(0), 0, 0};
+    p.ignores_label = ignored_label.has_value();
+    p.ignored_label = ignored_label.value_or(0);
+    p.threads = threads;
+    Range range{low, high, true};
+    nb::gil_scoped_release release;
+    return labels_within(p, range);
+}
+
 Elements elements(const Buffer& array, bool is_bfloat16 = false) {
     if (array.dimensions() != 1) throw std::invalid_argument("expected a vector");
     return {array.data(), dtype_of(array, is_bfloat16), array.stride(0)};
@@ -205,6 +241,47 @@ void binary(nb::handle logits_array, bool is_bfloat16, nb::handle target_array, 
     compute_elements(p, instruction_set);
 }
 
+template <class T> T* vector_of(const Buffer& array, std::int64_t count) {
+    if (array.dimensions() != 1 || array.size() != count || array.item_bytes() != sizeof(T) || (count > 1 && array.stride(0) != sizeof(T)))
+        throw std::invalid_argument("expected a contiguous vector, one number per row");
+    return (T*)array.data();
+}
+
+void scores(nb::handle values_array, int inputs, nb::handle labels_array, nb::handle weights_array, const nb::dict& results,
+            const std::vector<double>& inverse_temperature, nb::handle by_temperature_array, nb::handle gap_array, int threads,
+            const std::string& instruction_set) {
+    Buffer values(values_array), labels(labels_array);
+    Optional weights(weights_array), by_temperature(by_temperature_array, Buffer::write), gap(gap_array, Buffer::write);
+    if (values.dimensions() != 2 || values.extent(1) < 1) throw std::invalid_argument("expected (rows, classes), one class or more");
+    ScoreProblem p;
+    p.rows = values.extent(0);
+    p.classes = values.extent(1);
+    p.values = {values.data(), values.dtype(), values.stride(0), values.stride(1), 0};
+    p.inputs = Inputs(inputs);
+    p.labels = vector_of<const std::int64_t>(labels, p.rows);
+    if (weights) p.weights = vector_of<const double>(*weights, p.rows);
+    std::list<Buffer> held;
+    auto place = [&]<class Number>(Number*& to, const char* name) {
+        if (results.contains(name)) to = vector_of<Number>(held.emplace_back(results[name], Buffer::write), p.rows);
+    };
+    place(p.loss, "loss");
+    place(p.entropy, "entropy");
+    place(p.label_probability, "label_probability");
+    place(p.prediction_probability, "prediction_probability");
+    place(p.row_sum, "row_sum");
+    place(p.prediction, "prediction");
+    if (by_temperature) {
+        std::int64_t blocks = score_blocks(p.rows);
+        if (!gap || inverse_temperature.size() != temperatures) throw std::invalid_argument("expected 9 temperatures and both sums");
+        std::copy(inverse_temperature.begin(), inverse_temperature.end(), p.inverse_temperature);
+        p.by_temperature = vector_of<double>(*by_temperature, blocks * folds * sums_per_fold);
+        p.gap = vector_of<double>(*gap, blocks * 2);
+    }
+    p.threads = threads;
+    nb::gil_scoped_release release;
+    compute_scores(p, instruction_set);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -216,6 +293,14 @@ NB_MODULE(_native, m) {
           "z_loss"_a, "focal_gamma"_a, "valid"_a.none(), "row_weight"_a.none(), "upstream"_a.none(), "results"_a.none(), "wants_total"_a,
           "gradient"_a.none(), "threads"_a, "instruction_set"_a);
     m.def("labels", &labels, "labels"_a, "classes"_a, "ignored_label"_a.none(), "class_weight"_a.none(), "row_weight"_a.none(), "threads"_a = 0);
+    m.attr("folds") = folds;
+    m.attr("sums_per_fold") = sums_per_fold;
+    m.def("score_blocks", &score_blocks, "rows"_a);
+    m.def("scores", &scores, "values"_a, "inputs"_a, "labels"_a, "weights"_a.none(), "results"_a, "inverse_temperature"_a,
+          "by_temperature"_a.none(), "gap"_a.none(), "threads"_a, "instruction_set"_a);
+    m.def("within", &within, "numbers"_a, "low"_a, "high"_a, "ignored"_a.none(), "allows_nan"_a, "threads"_a = 0);
+    m.def("labelled_within", &labelled_within, "logits"_a, "axis"_a, "labels"_a, "ignored_label"_a.none(), "low"_a, "high"_a,
+          "threads"_a = 0);
     m.def("element_blocks", &element_blocks, "count"_a);
     m.def("binary", &binary, "logits"_a, "is_bfloat16"_a, "target"_a, "target_is_bfloat16"_a, "pos_weight"_a.none(), "valid"_a.none(),
            "smoothing"_a, "upstream"_a, "losses"_a.none(), "sums"_a.none(), "gradient"_a.none(), "threads"_a,

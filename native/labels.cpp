@@ -35,6 +35,14 @@ template <class Label> struct Reader {
     struct Part { std::int64_t wrong = -1, counted = 0; };
     Part check(std::int64_t first, std::int64_t end) const {
         Part part;
+        if (!p.row_weight && !(p.ignores_label && std::uint64_t(p.ignored_label) < std::uint64_t(p.classes))) {
+            // The usual case: all are classes, and none of these is ignored.
+            std::uint64_t largest = 0;
+            const char* from = p.labels.data + first * p.labels.stride;
+            for (std::int64_t i = 0; i < end - first; ++i)
+                largest = std::max(largest, std::uint64_t(*reinterpret_cast<const Label*>(from + i * p.labels.stride)));
+            if (largest < std::uint64_t(p.classes)) return {-1, end - first};
+        }
         Label labels[chunk];
         bool counts[chunk];
         for (; first < end; first += chunk) {

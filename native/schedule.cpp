@@ -11,10 +11,10 @@
 #include <sched.h>
 #endif
 
-namespace baseline { extern const RowKernel row_kernel; extern const ElementKernel element_kernel; }
+namespace baseline { extern const RowKernel row_kernel; extern const ElementKernel element_kernel; extern const ScoreKernel score_kernel; }
 #if defined(HAS_X86_KERNELS)
-namespace avx2 { extern const RowKernel row_kernel; extern const ElementKernel element_kernel; }
-namespace avx512 { extern const RowKernel row_kernel; extern const ElementKernel element_kernel; }
+namespace avx2 { extern const RowKernel row_kernel; extern const ElementKernel element_kernel; extern const ScoreKernel score_kernel; }
+namespace avx512 { extern const RowKernel row_kernel; extern const ElementKernel element_kernel; extern const ScoreKernel score_kernel; }
 #endif
 
 namespace {
@@ -23,16 +23,17 @@ struct InstructionSet {
     const char* name;
     const RowKernel* rows;
     const ElementKernel* elements;
+    const ScoreKernel* scores;
     bool (*is_here)();
 };
 
 const InstructionSet all_sets[] = {
 #if defined(HAS_X86_KERNELS)
-    {"avx512", &avx512::row_kernel, &avx512::element_kernel,
+    {"avx512", &avx512::row_kernel, &avx512::element_kernel, &avx512::score_kernel,
      [] { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"); }},
-    {"avx2", &avx2::row_kernel, &avx2::element_kernel, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
+    {"avx2", &avx2::row_kernel, &avx2::element_kernel, &avx2::score_kernel, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
 #endif
-    {"baseline", &baseline::row_kernel, &baseline::element_kernel, [] { return true; }},
+    {"baseline", &baseline::row_kernel, &baseline::element_kernel, &baseline::score_kernel, [] { return true; }},
 };
 
 const InstructionSet& choose(const std::string& name) {
@@ -138,4 +139,19 @@ void compute_elements(const ElementProblem& p, const std::string& instruction_se
     int workers = workers_for(nanoseconds(p), p.threads, blocks);
     parallel_for((blocks + step - 1) / step, workers,
                  [&](std::int64_t i, int) { kernel.blocks(p, i * step, std::min(blocks, (i + 1) * step)); });
+}
+
+std::int64_t score_blocks(std::int64_t rows) {
+    std::int64_t size = baseline::score_kernel.block_rows;
+    return (rows + size - 1) / size;
+}
+
+void compute_scores(const ScoreProblem& p, const std::string& instruction_set) {
+    const ScoreKernel& kernel = *choose(instruction_set).scores;
+    std::int64_t blocks = score_blocks(p.rows), bytes = aligned(kernel.bytes(p.classes));
+    // A row costs about as much per class as 16 elements of a loss.
+    // Every row is taken at several temperatures.
+    int workers = workers_for(10.0 * double(p.rows) * double(p.classes), p.threads, blocks);
+    Memory memory = allocate(workers * bytes);
+    parallel_for(blocks, workers, [&](std::int64_t i, int worker) { kernel.blocks(p, i, i + 1, memory.get() + worker * bytes); });
 }

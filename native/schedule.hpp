@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "problem.hpp"
+#include "score_problem.hpp"
 
 // The instruction sets of this build that this machine has, best first.
 std::vector<std::string> instruction_sets();
@@ -20,3 +21,7 @@ void compute_rows(const Problem& problem, const std::string& instruction_set);
 // The sigmoid loss; `problem.sums` must hold element_blocks(count) numbers.
 void compute_elements(const ElementProblem& problem, const std::string& instruction_set);
 std::int64_t element_blocks(std::int64_t count);
+
+// Rows of predictions against their labels; the results per block hold score_blocks(rows) of them.
+void compute_scores(const ScoreProblem& problem, const std::string& instruction_set);
+std::int64_t score_blocks(std::int64_t rows);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from crossentropy.arrays import (
@@ -19,9 +20,17 @@ from crossentropy.options import BinaryOptions
 
 
 def binary_coefficients(
-    xp: Any, target: Any, shape: tuple[int, ...], options: BinaryOptions, work_dtype: Any
+    xp: Any,
+    target: Any,
+    shape: tuple[int, ...],
+    options: BinaryOptions,
+    work_dtype: Any,
+    within: Callable[..., int | None] | None = None,
 ) -> tuple[BinaryCoefficients, Any]:
     """Coefficients and row weights (or None) of a target for logits of this shape.
+
+    ``within(array, low, high, ignored)`` is one look of a kernel: how many entries are ignored, or None where
+    another lies outside or the kernel cannot tell; then it is looked for here.
 
     Raises TypeError or ValueError naming the argument, the position and the value.
     """
@@ -51,25 +60,16 @@ def binary_coefficients(
     row_weight, valid = broadcast("row_weight"), None
     if row_weight is not None and possible_any(xp, row_weight == 0):
         valid = row_weight != 0
-    if options.ignore_index is not None and not is_boolean(target):
+    ignored = None
+    if within is not None and not options.focal_gamma:
+        ignored = 0 if is_boolean(target) else within(target, 0.0, 1.0, options.ignore_index)
+    if options.ignore_index is not None and not is_boolean(target) and ignored != 0:
         counted = target != options.ignore_index
         if possible_any(xp, ~counted):
             valid = counted if valid is None else valid & counted
 
-    bad = ~((target >= 0) & (target <= 1))
-    if options.focal_gamma:
-        bad = (target != 0) & (target != 1)
-    if valid is not None:
-        bad = bad & valid
-    if known_any(xp, bad):
-        first = int(xp.argmax(xp.reshape(bad, (-1,))))
-        value = float(xp.reshape(target, (-1,))[first])
-        where = f"target{unravel(first, shape)} = {value}"
-        if options.focal_gamma and 0 < value < 1:
-            raise ValueError(
-                f"focal_gamma={options.focal_gamma} and a soft target have no joint meaning: {where} is neither 0 nor 1"
-            )
-        raise ValueError(f"{where} is outside [0, 1]; the binary target is the probability of the positive class")
+    if ignored is None:
+        check_binary_target(xp, target, valid, options)
     return (
         BinaryCoefficients(
             inputs=options.inputs,
@@ -81,6 +81,24 @@ def binary_coefficients(
         ),
         row_weight,
     )
+
+
+def check_binary_target(xp: Any, target: Any, valid: Any, options: BinaryOptions) -> None:
+    """ValueError for the target of an element that counts and is no probability; under focal loss, neither 0 nor 1."""
+    bad = ~((target >= 0) & (target <= 1))
+    if options.focal_gamma:
+        bad = (target != 0) & (target != 1)
+    if valid is not None:
+        bad = bad & valid
+    if known_any(xp, bad):
+        first = int(xp.argmax(xp.reshape(bad, (-1,))))
+        value = float(xp.reshape(target, (-1,))[first])
+        where = f"target{unravel(first, tuple(target.shape))} = {value}"
+        if options.focal_gamma and 0 < value < 1:
+            raise ValueError(
+                f"focal_gamma={options.focal_gamma} and a soft target have no joint meaning: {where} is neither 0 nor 1"
+            )
+        raise ValueError(f"{where} is outside [0, 1]; the binary target is the probability of the positive class")
 
 
 def check_binary_probabilities(xp: Any, logits: Any, coefficients: BinaryCoefficients) -> None:

@@ -64,7 +64,7 @@ def row_coefficients(
         if is_dense(xp, target, layout):
             parts = dense_target(xp, target, layout, options, class_weight, valid, work_dtype)
         else:
-            labels, totals = xp.reshape(target, (-1,)), None
+            labels, totals = target if target.ndim == 1 else xp.reshape(target, (-1,)), None
             if scan_labels is not None:
                 totals = scan_labels(labels, layout.classes, options.ignore_index, class_weight, row_weight)
             if totals is None:
@@ -72,7 +72,7 @@ def row_coefficients(
             else:
                 parts = {
                     "indices": labels,
-                    "ignored_label": options.ignore_index,
+                    "ignored_label": None if totals[0] == layout.count else options.ignore_index,
                     "index_weight": 1.0 - options.label_smoothing,
                     "valid": valid,
                     "totals": totals,

@@ -3,7 +3,8 @@
 import pytest
 
 from crossentropy.evaluation.batches import PredictionError
-from crossentropy.evaluation.columns import ClassIndex, class_names, find_columns
+from crossentropy.evaluation.class_index import ClassIndex
+from crossentropy.evaluation.columns import class_names, find_columns
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def test_class_names_are_the_columns_without_their_shared_prefix(columns, names)
 def test_columns_are_found_by_their_usual_names():
     kinds = {"": "integer", "Label": "text", "p_a": "float", "p_b": "float", "sample_weight": "float", "loss": "float"}
     columns = find_columns(kinds)
-    assert (columns.label, columns.predictions, columns.weight) == ("Label", ("p_a", "p_b"), "sample_weight")
+    assert (columns.labels, columns.predictions, columns.weight) == (("Label",), ("p_a", "p_b"), "sample_weight")
     assert columns.id == ""
     assert columns.unused == ("loss",)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from crossentropy import binary_cross_entropy
-
 from .batches import RANGES, Batch, Categories, PredictionError
-from .columns import ClassIndex, Columns
+from .class_index import ClassIndex
+from .columns import Columns
+from .multi_label import by_class, two_classes
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,13 @@ class Where:
         name += "" if self.ids is None else f", id {self.ids[row].as_py()!r}"
         return PredictionError(f"{self.source}: {name}: {problem}")
 
+    def by_class(self, rows: Batch, present: np.ndarray, classes: Sequence[str]) -> Batch:
+        """One row for each class of each row, whose problems name the source."""
+        try:
+            return by_class(rows, present, classes)
+        except PredictionError as error:
+            raise PredictionError(f"{self.source}: {error}") from None
+
     def batch(self, **values: Any) -> Batch:
         """A batch of these rows, whose problems name the source."""
         try:
@@ -55,18 +62,22 @@ def batch_of(rows: pa.RecordBatch, columns: Columns, index: ClassIndex, source: 
         at = replace(where, kept=np.flatnonzero(weights))
         read = rows.take(pa.array(at.kept))
     predictions, inputs = LAYOUTS[columns.layout](read, columns, at)
-    labels = positions(read.column(columns.label), index, at)
+    if columns.labels_every_class:
+        labels = _shares(read, columns, at)
+    else:
+        labels = positions(read.column(columns.labels[0]), index, at)
     if at.kept is not None:
         predictions, labels = (_spread(values, at.kept, rows.num_rows) for values in (predictions, labels))
-    return where.batch(
+    batch = where.batch(
         predictions=predictions,
         inputs=inputs,
-        labels=labels,
+        labels=np.zeros(rows.num_rows, np.int64) if columns.multi_label else labels,
         weights=weights,
         groups=categories(rows, columns.group, where) if columns.group is not None else None,
         slices={name: categories(rows, name, where) for name in columns.by},
         columns=columns.predictions if columns.layout == "wide" else None,
     )
+    return where.by_class(batch, labels, columns.classes) if columns.multi_label else batch
 
 
 def _spread(values: np.ndarray, kept: np.ndarray, rows: int) -> np.ndarray:
@@ -74,6 +85,13 @@ def _spread(values: np.ndarray, kept: np.ndarray, rows: int) -> np.ndarray:
     spread = np.zeros((*values.shape[1:], rows), values.dtype).T  # class by class in memory, as `_wide` makes them
     spread[kept] = values
     return spread
+
+
+def _shares(rows: pa.RecordBatch, columns: Columns, where: Where) -> np.ndarray:
+    """A label's share of every class: a column per class, or a list per row."""
+    if len(columns.labels) > 1:
+        return np.stack([numbers(rows, name, where).astype(np.float64) for name in columns.labels], axis=1)
+    return lists(rows, columns.labels[0], len(columns.classes), where).astype(np.float64)
 
 
 def _wide(rows: pa.RecordBatch, columns: Columns, where: Where) -> tuple[np.ndarray, str]:
@@ -91,8 +109,12 @@ def _wide(rows: pa.RecordBatch, columns: Columns, where: Where) -> tuple[np.ndar
 
 def _list(rows: pa.RecordBatch, columns: Columns, where: Where) -> tuple[np.ndarray, str]:
     """One column that holds a list per row, one value per class."""
-    (name,) = columns.predictions
-    column, classes = rows.column(name), len(columns.classes)
+    return lists(rows, columns.predictions[0], len(columns.classes), where), columns.inputs
+
+
+def lists(rows: pa.RecordBatch, name: str, classes: int, where: Where) -> np.ndarray:
+    """A column that holds a list of numbers per row, one for each class, as an array of shape (rows, classes)."""
+    column = rows.column(name)
     if column.null_count:
         raise where.error(first(column.is_null()), f"the list in column {name!r} is missing")
     if not pa.types.is_fixed_size_list(column.type):
@@ -105,7 +127,7 @@ def _list(rows: pa.RecordBatch, columns: Columns, where: Where) -> tuple[np.ndar
         raise where.error(first(values.is_null()) // classes, f"a value in column {name!r} is missing")
     if not pa.types.is_float32(values.type):
         values = values.cast(pa.float64())
-    return np.from_dlpack(values).reshape(rows.num_rows, classes), columns.inputs
+    return np.from_dlpack(values).reshape(rows.num_rows, classes)
 
 
 def _single(rows: pa.RecordBatch, columns: Columns, where: Where) -> tuple[np.ndarray, str]:
@@ -117,15 +139,7 @@ def _single(rows: pa.RecordBatch, columns: Columns, where: Where) -> tuple[np.nd
     if bad.any():
         row = int(bad.argmax())
         raise where.error(row, f"{values[row]!s} in column {name!r} is not {kind}")
-    if columns.inputs == "logits":
-        return np.stack([np.zeros_like(values), values], axis=1), "logits"
-    # log(1 - p) from the binary loss itself: 1 - p in a column of its own would lose what is below 1e-16
-    p = np.exp(values) if columns.inputs == "log_probs" else values
-    log_q = -binary_cross_entropy(p, np.zeros_like(p), inputs="probs", reduction="none")
-    log_p = values if columns.inputs == "log_probs" else None
-    if log_p is None:
-        log_p = -binary_cross_entropy(p, np.ones_like(p), inputs="probs", reduction="none")
-    return np.stack([log_q, log_p], axis=1), "log_probs"
+    return two_classes(values, columns.inputs)
 
 
 LAYOUTS: dict[str, Callable[[pa.RecordBatch, Columns, Where], tuple[np.ndarray, str]]] = {
@@ -151,12 +165,23 @@ def positions(labels: pa.Array, index: ClassIndex, where: Where) -> np.ndarray:
     labels = _plain(labels)
     if labels.null_count:
         raise where.error(first(labels.is_null()), "the label is missing")
+    if pa.types.is_integer(labels.type) and (known := _known(labels, index)) is not None:
+        return known
     labels = _distinct(labels, "the labels", where)
     codes, texts = np.from_dlpack(labels.indices), labels.dictionary.to_pylist()
     first_rows = np.empty(len(texts), np.intp)
     first_rows[codes[::-1]] = np.arange(len(codes))[::-1]  # of several values for one place the last one stays
     classes = [_position(label, int(row), index, where) for label, row in zip(texts, first_rows, strict=True)]
     return np.array(classes, np.intp)[codes]
+
+
+def _known(labels: pa.Array, index: ClassIndex) -> np.ndarray | None:
+    """The classes of integers that all have been looked up before."""
+    values = np.from_dlpack(labels)
+    if not len(values) or values.min() < 0 or values.max() >= len(index.by_number):
+        return None
+    found = index.by_number[values]
+    return found if found.min() >= 0 else None
 
 
 def _position(label: Any, row: int, index: ClassIndex, where: Where) -> int:

@@ -11,6 +11,12 @@ class PredictionError(ValueError):
     """Predictions that cannot be evaluated. The message is one line and says where and why."""
 
 
+def listed(names: Sequence[str] | Mapping[str, str], most: int = 12) -> str:
+    """Names for a message: quoted, and not too many of them."""
+    shown = [repr(name) for name in list(names)[:most]]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 @dataclass(frozen=True)
 class RowLoss:
     """One row that is shown to a person: where it is, what was predicted, what happened, what it cost in nats."""
@@ -50,6 +56,8 @@ class Categories:
         return replace(self, codes=self.codes[rows])
 
 
+# How far the sum of a row's soft labels may be from 1: distributions rounded to two decimals or so pass.
+LABEL_SUM_TOLERANCE = 0.01
 # Intervals need the third powers of the weights, which must neither overflow nor vanish.
 WEIGHTS = (1e-100, 1e100)
 # inputs -> lowest value, highest value, whether the highest is excluded, what a value is called
@@ -70,7 +78,8 @@ class Batch:
     Parameters
     ----------
     predictions : float array, shape (rows, classes), never renormalised
-    labels : int array, shape (rows,), positions in [0, classes)
+    labels : int array, shape (rows,), positions in [0, classes); or soft labels, a float array of shape
+        (rows, classes), each row a distribution. `labels` is then the most probable class, `targets` the distribution
     inputs : "probs", every value in [0, 1]; "log_probs", every value <= 0; or "logits", any value but NaN and +inf
     ids : sequence of `rows` values, or None; only the ids of rows that are shown are ever looked at
     weights : float array, shape (rows,), 0 or from 1e-100 to 1e100, or None for 1 each
@@ -103,6 +112,7 @@ class Batch:
     columns: Sequence[str] | None = field(default=None, repr=False)
     seen: int = field(init=False)
     positions: np.ndarray | None = field(init=False, default=None, repr=False)
+    targets: np.ndarray | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
         predictions, labels, weights = self.predictions, self.labels, self.weights
@@ -114,6 +124,12 @@ class Batch:
                 f"not {predictions.dtype} of shape {predictions.shape}"
             )
         rows, classes = predictions.shape
+        if labels.ndim == 2 and np.issubdtype(labels.dtype, np.floating):
+            if labels.shape != predictions.shape:
+                raise PredictionError(
+                    f"soft labels must have the shape of the predictions, {predictions.shape}, not {labels.shape}"
+                )
+            self._set(targets=labels, labels=(labels := np.argmax(labels, axis=1)))
         if labels.shape != (rows,) or not np.issubdtype(labels.dtype, np.integer):
             raise PredictionError(
                 f"labels must be integers of shape ({rows},), one per row, not {labels.dtype} of shape {labels.shape}"
@@ -140,6 +156,7 @@ class Batch:
         self._set(
             predictions=self.predictions[kept],
             labels=self.labels[kept],
+            targets=None if self.targets is None else self.targets[kept],
             weights=None if self.weights is None else self.weights[kept],
             groups=self.groups and self.groups.take(kept),
             slices={name: column.take(kept) for name, column in self.slices.items()},
@@ -158,9 +175,25 @@ class Batch:
             if np.isnan(value):
                 raise PredictionError(f"{self.where(row)}: the value in {column} is NaN")
             raise PredictionError(f"{self.where(row)}: {value!s} in {column} is not {kind}")
+        if self.targets is not None:
+            self._check_targets(self.targets)
         if not (labels.min() >= 0 and labels.max() < classes):
             row = int(np.argmax((labels < 0) | (labels >= classes)))
             raise PredictionError(f"{self.where(row)}: label {labels[row]} is not a position in [0, {classes})")
+
+    def _check_targets(self, targets: np.ndarray) -> None:
+        if not (targets.min() >= 0 and targets.max() < np.inf):
+            row, position = (int(i) for i in np.argwhere(~((targets >= 0) & (targets < np.inf)))[0])
+            value = targets[row, position]
+            raise PredictionError(f"{self.where(row)}: {value!s} is no share of a soft label: it must be 0 or more")
+        sums = targets.sum(axis=1)
+        off = np.abs(sums - 1) > LABEL_SUM_TOLERANCE
+        if off.any():
+            row = int(off.argmax())
+            raise PredictionError(
+                f"{self.where(row)}: the labels add up to {sums[row]:.6g}, not to 1; where a row has several "
+                "labels, or none, say multi_label (--multi-label)"
+            )
 
     @property
     def rows(self) -> int:

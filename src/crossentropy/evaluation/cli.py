@@ -119,7 +119,12 @@ def parser() -> argparse.ArgumentParser:
 def _add_reading(command: argparse.ArgumentParser) -> None:
     reading = command.add_argument_group("how to read")
     reading.add_argument("--labels", metavar="FILE.npy", help="the labels of an NPY array of predictions")
-    reading.add_argument("--label", metavar="COLUMN", help="the label column")
+    reading.add_argument(
+        "--label", metavar="COLUMN", help="the label column, or one per class, as a pattern: 'label_*'"
+    )
+    reading.add_argument(
+        "--multi-label", action="store_true", help="rows may have several labels, or none: 0 or 1 by class"
+    )
     reading.add_argument(
         "--classes", metavar="COLUMN", nargs="+", action=Names, help="the prediction columns, or patterns: 'p_*'"
     )
@@ -144,7 +149,7 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
 
 
 def _reading(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("labels", "label", "classes", "id", "weight", "group", "by", "inputs", "label_kind")
+    names = ("labels", "label", "classes", "id", "weight", "group", "by", "inputs", "label_kind", "multi_label")
     return {name: getattr(options, name) for name in names}
 
 

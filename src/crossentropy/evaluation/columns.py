@@ -1,16 +1,17 @@
-"""Which column of a table is what, and which class a label means. Names only: no file and no row is touched here."""
+"""Which column of a table is what. Names only: no file and no row is touched here."""
 
 import difflib
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from .batches import PredictionError
+from .batches import PredictionError, listed
 
 # Compared without case. More than one of the label names in a table is an error; of the others the first one counts,
 # because a wrong id is seen at once and a wrong label is not.
+# What stands before the class in the names of label columns, where there is one per class.
+LABEL_PREFIX = re.compile(r"(soft_?)?(labels?|targets?|y_true|true|truth|q)(?![a-z])", re.IGNORECASE)
 LABEL_NAMES = ("label", "labels", "target", "targets", "y_true", "true_label", "true", "truth", "y", "class", "actual")
 ID_NAMES = ("id", "ids", "row_id", "sample_id", "example_id", "image_id", "uuid", "key", "index", "name", "filename")
 PANDAS_INDEX = ("", "unnamed: 0", "__index_level_0__")
@@ -26,7 +27,6 @@ KIND_NAMES = {"probs": "probabilities", "log_probs": "log-probabilities", "logit
 NUMERIC = ("float", "integer")
 # A column called like predictions that holds no value at all is one, so that its first row can be named.
 PREDICTED = (*NUMERIC, "nothing")
-LABEL_KINDS = ("auto", "name", "position")
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,11 @@ class Columns:
     """The columns an evaluation reads, by their names in the table, and the class names they stand for.
 
     `layout` is "wide" for a column per class, "list" for one column with a list per row (whose classes are known once a
-    row is), "single" for one column that holds class 1 of two.
+    row is), "single" for one column that holds class 1 of two. `labels` is the label column; or, for a label that says
+    something of every class, the column that holds a list per row or the columns of the classes, in their order.
     """
 
-    label: str
+    labels: tuple[str, ...]
     predictions: tuple[str, ...]
     classes: tuple[str, ...]
     inputs: str = "probs"
@@ -47,6 +48,8 @@ class Columns:
     group: str | None = None
     by: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    labels_every_class: bool = False
+    multi_label: bool = False
 
     def describe(self) -> tuple[str, ...]:
         """How the columns were read, for the head of the report."""
@@ -56,13 +59,17 @@ class Columns:
             "list": f"{kind} from the lists in {first!r}",
             "single": f"{kind} of class 1 from {first!r}",
         }
-        roles = [f"label from {self.label!r}", columns[self.layout]]
+        what = "labels of every class" if self.multi_label else "soft labels" if self.labels_every_class else "label"
+        place = f"the lists in {self.labels[0]!r}" if self.labels_every_class else repr(self.labels[0])
+        if len(self.labels) > 1:
+            place = f"{self.labels[0]!r} to {self.labels[-1]!r}"
+        roles = [f"{what} from {place}", columns[self.layout]]
         roles += [f"id from {self.id!r}"] * (self.id is not None)
         roles += [f"weight from {self.weight!r}"] * (self.weight is not None)
         roles += [f"clusters from {self.group!r}"] * (self.group is not None)
         lines = [", ".join(roles)]
         if self.unused:
-            lines.append("not used: " + _listed(self.unused))
+            lines.append("not used: " + listed(self.unused))
         return tuple(lines)
 
 
@@ -70,12 +77,13 @@ def find_columns(
     kinds: Mapping[str, str],
     *,
     inputs: str = "auto",
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     classes: str | Sequence[str] | None = None,
     id: str | None = None,
     weight: str | None = None,
     group: str | None = None,
     by: Sequence[str] | None = None,
+    multi_label: bool = False,
 ) -> Columns:
     """Find the label, prediction, id and weight columns; check those that are only taken when named.
 
@@ -83,7 +91,8 @@ def find_columns(
     ----------
     kinds : column name -> "float", "integer", "boolean", "text", "list", "nothing" or "other", in the table's order
     inputs : "probs", "log_probs", "logits", or "auto" to go by the columns' names
-    label, id, weight : the column's name; found by its usual names where None
+    label, id, weight : the column's name; found by its usual names where None. `label` may name one column per class,
+        or a pattern for them: soft labels, or with `multi_label` whether a row has the class
     group, by : the column of the clusters, the columns to split the loss by; none unless named
     classes : the prediction columns: names or patterns such as "p_*", in the order of the classes. Where None: the
         numeric or list columns that start with p, prob, probability (or log_prob, logit); where there are none, all
@@ -93,19 +102,24 @@ def find_columns(
     ------
     PredictionError : a column is missing, or more than one could be meant
     """
-    label = _column(kinds, label, "label") or _only_label(kinds)
+    labels = _label_columns(kinds, label)
     group = _column(kinds, group, "group")
     by = tuple(dict.fromkeys(name for name in by or () if _column(kinds, name, "by")))
     id = _column(kinds, id, "id")
-    weight = _column(kinds, weight, "weight") or _usual(kinds, WEIGHT_NAMES, {label, id, group, *by})
+    weight = _column(kinds, weight, "weight") or _usual(kinds, WEIGHT_NAMES, {*labels, id, group, *by})
     if weight is not None and kinds[weight] not in (*NUMERIC, "boolean"):
         raise PredictionError(f"column {weight!r} is meant to hold weights and holds {kinds[weight]}")
-    id = id or _usual(kinds, ID_NAMES + PANDAS_INDEX, {label, weight})
-    roles = {"label": (label,), "id": (id,), "cluster": (group,), "column to split by": by}
+    id = id or _usual(kinds, ID_NAMES + PANDAS_INDEX, {*labels, weight})
+    roles: dict[str, tuple[str | None, ...]] = {
+        "label": labels,
+        "id": (id,),
+        "cluster": (group,),
+        "column to split by": by,
+    }
     for role, names in roles.items():
         if weight is not None and weight in names:
             raise PredictionError(f"column {weight!r} cannot be the weight and the {role}")
-    taken = {label, id, weight, group, *by}
+    taken = {*labels, id, weight, group, *by}
     free = {name: kind for name, kind in kinds.items() if name not in taken}
     if classes is not None:
         found = _matching(kinds, classes)
@@ -121,13 +135,22 @@ def find_columns(
             raise PredictionError(f"column {name!r} is meant to hold {KIND_NAMES[inputs]} and holds {kinds[name]}")
     if not found:
         raise PredictionError(
-            f"there are no predictions among {_listed(kinds)}{_texts_alike(free)}; name them with classes"
+            f"there are no predictions among {listed(kinds)}{_texts_alike(free)}; name them with classes"
         )
     layout = "wide" if len(found) > 1 else "list" if kinds[found[0]] == "list" else "single"
+    named = {"wide": class_names(found), "list": (), "single": ("0", "1")}[layout]
+    if multi_label and layout == "single":
+        raise PredictionError(f"several labels per row need predictions of several classes, not {found[0]!r} alone")
+    labels_every_class = len(labels) > 1 or kinds[labels[0]] == "list"
+    if multi_label and not labels_every_class:
+        raise PredictionError(
+            f"column {labels[0]!r} holds one label per row; several need a column per class (--label 'label_*') or a "
+            "column with a list of 0 and 1 per row"
+        )
     return Columns(
-        label=label,
+        labels=_in_order_of_classes(kinds, labels, named) if len(labels) > 1 else labels,
         predictions=tuple(found),
-        classes={"wide": class_names(found), "list": (), "single": ("0", "1")}[layout],
+        classes=named,
         inputs=inputs,
         layout=layout,
         id=id,
@@ -135,6 +158,8 @@ def find_columns(
         group=group,
         by=by,
         unused=tuple(name for name in free if name not in found),
+        labels_every_class=labels_every_class,
+        multi_label=multi_label,
     )
 
 
@@ -164,7 +189,7 @@ def _texts_alike(free: Mapping[str, str]) -> str:
     if not found:
         return ""
     hold = "is called like one and holds" if len(found) == 1 else "are called like them and hold"
-    return f": {_listed(found)} {hold} text, not numbers (a comma for the decimal point? a percent sign?)"
+    return f": {listed(found)} {hold} text, not numbers (a comma for the decimal point? a percent sign?)"
 
 
 def class_names(columns: Sequence[str]) -> tuple[str, ...]:
@@ -195,103 +220,54 @@ def _common_prefix(names: Sequence[str]) -> str:
     return next((first[:i] for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), first)
 
 
-class ClassIndex:
-    """From the labels of one source, as they stand there, to the positions of their classes.
-
-    A label is a class name (the shared prefix of the columns stripped, or the whole column name), else a position
-    counted from 0. Where both are possible and differ, the reader has to be told; and all labels of one source are read
-    by the same rule, so the index remembers which labels have only one reading.
-    """
-
-    def __init__(self, classes: Sequence[str], columns: Sequence[str] = (), kind: str = "auto") -> None:
-        if kind not in LABEL_KINDS:
-            raise ValueError(f"label_kind must be one of {', '.join(LABEL_KINDS)}, not {kind!r}")
-        self.classes = tuple(classes)
-        self.kind = kind
-        self._names = {name: i for i, name in enumerate(columns)} | {name: i for i, name in enumerate(classes)}
-        self._only: dict[str, tuple[Any, int]] = {}
-
-    def position(self, label: Any, row: int = 0) -> int:
-        """The class of one label (str, int, bool or a float that is a whole number), which stands in `row`.
-
-        Raises
-        ------
-        PredictionError : no class, or two that differ, or a rule that another label contradicts; the caller adds the
-            row
-        """
-        texts, number = _read_label(label)
-        by_name = next((self._names[text] for text in texts if text in self._names), None)
-        by_position = number if number is not None and 0 <= number < len(self.classes) else None
-        if self.kind == "position":
-            by_name = None
-        elif self.kind == "name" or isinstance(label, bool):  # which of two classes True is, their order does not say
-            by_position = None
-        if by_name is None and by_position is None:
-            raise PredictionError(f"label {label!r} is no class: {self._hint(texts[0])}")
-        if by_name is None or by_position is None:
-            self._check_rule("position" if by_name is None else "name", label, row)
-        elif by_name != by_position:
-            raise PredictionError(
-                f"label {label!r} is the name of class {by_name} and also the position of class "
-                f"{self.classes[by_position]!r}; say which with label_kind (--label-kind name or position)"
-            )
-        return by_name if by_name is not None else by_position  # type: ignore[return-value]
-
-    def _check_rule(self, rule: str, label: Any, row: int) -> None:
-        self._only.setdefault(rule, (label, row))
-        contradiction = self._only.get("name" if rule == "position" else "position")
-        if contradiction:
-            readings = {"name": "the name of a class", "position": "the position of a class"}
-            other, other_row = contradiction
-            raise PredictionError(
-                f"label {label!r} can only be {readings.pop(rule)} and label {other!r} in row {other_row} only "
-                f"{readings.popitem()[1]}; say which is meant with label_kind (--label-kind name or position)"
-            )
-
-    def _hint(self, text: str) -> str:
-        close = difflib.get_close_matches(text, self.classes, n=1)
-        meant = f"; was {close[0]!r} meant?" if close else ""
-        kinds = {
-            "auto": f"the classes are {_listed(self.classes)}, or positions 0 to {len(self.classes) - 1}",
-            "name": f"the classes are {_listed(self.classes)}",
-            "position": f"the positions are 0 to {len(self.classes) - 1}",
-        }
-        return kinds[self.kind] + meant
-
-
-def _read_label(label: Any) -> tuple[tuple[str, ...], int | None]:
-    """The texts to look up among the names, and the number to take as a position."""
-    if isinstance(label, bytes):
-        label = label.decode("utf-8", "replace")
-    if isinstance(label, bool):
-        return (str(label), str(label).lower(), str(int(label))), int(label)
-    if isinstance(label, float):
-        return ((str(int(label)),), int(label)) if label.is_integer() else ((str(label),), None)
-    if isinstance(label, int):
-        return (str(label),), label
-    # the length limit keeps int() from ever seeing a text that is costly to convert
-    whole = re.fullmatch(r"(0|[1-9][0-9]{0,9})(\.0+)?", label, re.ASCII) if isinstance(label, str) else None
-    return (str(label),), int(whole[1]) if whole else None
-
-
 def _column(kinds: Mapping[str, str], name: str | None, role: str) -> str | None:
     if name is not None and name not in kinds:
         close = difflib.get_close_matches(name, list(kinds), n=1)
         meant = f"; was {close[0]!r} meant?" if close else ""
-        raise PredictionError(f"there is no {role} column {name!r}; the columns are {_listed(kinds)}{meant}")
+        raise PredictionError(f"there is no {role} column {name!r}; the columns are {listed(kinds)}{meant}")
     return name
 
 
-def _only_label(kinds: Mapping[str, str]) -> str:
+def _label_columns(kinds: Mapping[str, str], label: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The label column, or the columns that hold a label's share of every class."""
+    if label is None:
+        return _only_label(kinds)
+    if isinstance(label, str) and not any(mark in label for mark in "*?["):
+        return (_column(kinds, label, "label"),)  # type: ignore[return-value]
+    return tuple(_matching(kinds, label))
+
+
+def _in_order_of_classes(
+    kinds: Mapping[str, str], labels: tuple[str, ...], classes: tuple[str, ...]
+) -> tuple[str, ...]:
+    for name in labels:
+        if kinds[name] not in (*PREDICTED, "boolean"):
+            raise PredictionError(
+                f"column {name!r} is meant to hold a label's share of a class and holds {kinds[name]}"
+            )
+    place = dict(zip(class_names(labels), labels, strict=True))
+    if not classes and len(labels) > 1:  # the predictions are lists: their classes are positions
+        return labels
+    if place.keys() != set(classes):
+        raise PredictionError(
+            f"the label columns are of the classes {listed(list(place))} and the predictions of {listed(classes)}"
+        )
+    return tuple(place[name] for name in classes)
+
+
+def _only_label(kinds: Mapping[str, str]) -> tuple[str, ...]:
     found = [name for name in kinds if name.lower() in LABEL_NAMES]
     if len(found) > 1:
-        raise PredictionError(f"the label could be any of the columns {_listed(found)}; name it with label")
+        raise PredictionError(f"the label could be any of the columns {listed(found)}; name it with label")
     if not found:
         header = ""
         if kinds and all(re.fullmatch(r"[-+0-9.eE]+", name) for name in kinds):
             header = "; are the column names missing from the first line?"
-        raise PredictionError(f"there is no label column among {_listed(kinds)}; name it with label{header}")
-    return found[0]
+        every_class = [name for name in kinds if LABEL_PREFIX.match(name) and kinds[name] in (*NUMERIC, "boolean")]
+        if len(every_class) > 1:
+            return tuple(every_class)
+        raise PredictionError(f"there is no label column among {listed(kinds)}; name it with label{header}")
+    return (found[0],)
 
 
 def _usual(kinds: Mapping[str, str], names: Sequence[str], taken: set[str | None]) -> str | None:
@@ -304,11 +280,6 @@ def _matching(kinds: Mapping[str, str], patterns: str | Sequence[str]) -> list[s
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         matches = [pattern] if pattern in kinds else fnmatch.filter(kinds, pattern)
         if not matches:
-            raise PredictionError(f"no column is named {pattern!r}; the columns are {_listed(kinds)}")
+            raise PredictionError(f"no column is named {pattern!r}; the columns are {listed(kinds)}")
         found += [name for name in matches if name not in found]
     return found
-
-
-def _listed(names: Sequence[str] | Mapping[str, str], most: int = 12) -> str:
-    shown = [repr(name) for name in list(names)[:most]]
-    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -11,6 +11,8 @@ import pyarrow as pa
 from .batches import Batch, PredictionError
 from .comparison import Comparison, compare_predictions
 from .log_loss_report import LogLossReport
+from .read_ahead import read_ahead
+from .row_scores import RowScores
 from .row_table import row_batches, worst_rows
 from .scores import Baseline
 from .state import Evaluation
@@ -52,8 +54,9 @@ def report(
     """
     predictions = read_predictions(source, **how_to_read)
     state = Evaluation.empty(predictions.classes, worst)
-    for batch in predictions if watch is None else watch(predictions):
-        state = state.update(batch)
+    batches = predictions if watch is None else watch(predictions)
+    for scores in read_ahead(RowScores.of(batch, with_temperatures=True) for batch in batches):
+        state = state.add(scores)
     try:
         result = state.result(predictions.source, predictions.reading)
     except PredictionError as error:

@@ -35,7 +35,7 @@ class LabelErrorSums:
     def update(self, scores: RowScores) -> Self:
         classes, bins = self.wrong.shape
         labels = scores.batch.labels
-        wrong = scores.prediction != labels
+        wrong = np.flatnonzero(scores.prediction != labels)
         bin_of = np.minimum((scores.prediction_probability[wrong] * bins).astype(np.intp), bins - 1)
         counts = np.bincount(scores.prediction[wrong] * bins + bin_of, minlength=classes * bins)
         return type(self)(

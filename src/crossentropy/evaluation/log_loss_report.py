@@ -36,6 +36,7 @@ class LogLossReport(LogLossScores, Forms):
                 "finite_rows_nats": self.loss.finite_mean,
                 "geometric_mean_probability": math.exp(-self.loss.mean),
             },
+            "label_entropy_nats": self.label_entropy,
             "accuracy": self.loss.accuracy,
             "wrong_rows": self.loss.rows - self.loss.correct,
             "weight": self.loss.weight,

@@ -1,6 +1,7 @@
 """Whether the rows' probabilities add up to 1, as far as the precision explains that they were stored with."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -40,12 +41,14 @@ class RowSums:
         """Rows whose sum the precision does not explain."""
         return sum(self.rows_by_tolerance[1 + list(StoredPrecision.tolerances(self.classes)).index(self.precision) :])
 
-    def update(self, probabilities: np.ndarray) -> Self:
-        sums = probabilities.sum(axis=1, dtype=np.float64)
-        tolerances = list(StoredPrecision.tolerances(self.classes).values())
-        bins = np.bincount(np.searchsorted(tolerances, np.abs(sums - 1)), minlength=len(tolerances) + 1)
-        stored = self.stored.update(probabilities)
-        return self.merge(type(self)(self.classes, float(sums.min()), float(sums.max()), stored, tuple(bins.tolist())))
+    def update(self, probabilities: np.ndarray, sums: np.ndarray) -> Self:
+        """Add rows by their probabilities and the sum of each row's."""
+        lowest, highest, off = float(sums.min()), float(sums.max()), np.abs(sums - 1)
+        furthest = max(abs(lowest - 1), abs(highest - 1))
+        tolerances = StoredPrecision.tolerances(self.classes).values()
+        beyond = [int(np.count_nonzero(off > t)) if t < furthest else 0 for t in tolerances]
+        bins = [more - fewer for more, fewer in pairwise([len(sums), *beyond, 0])]
+        return self.merge(type(self)(self.classes, lowest, highest, self.stored.update(probabilities), tuple(bins)))
 
     def merge(self, other: Self) -> Self:
         one, two = self.rows_by_tolerance, other.rows_by_tolerance

@@ -169,7 +169,7 @@ class LogLossScores:
 
     `source` and `reading` say what was read and how; `ignored` counts the rows of weight 0; `worst_share` is the share
     of the loss in the 1 % of the rows that lose most; `corp` is there with two classes; `label_thresholds` are
-    confident learning's, by class.
+    confident learning's, by class; `label_entropy` is the mean entropy of soft labels, below which no loss can be.
     """
 
     source: str
@@ -188,6 +188,7 @@ class LogLossScores:
     label_thresholds: tuple[float, ...]
     suspected_label_errors: int
     row_sums: RowSums | None
+    label_entropy: float | None = None
 
     def is_suspected(self, row: RowLoss) -> bool:
         """Whether a row that is shown may have the wrong label."""

@@ -14,7 +14,7 @@ from crossentropy import entropy, softmax
 from . import state_bytes
 from .accumulators import LossSums, WorstRows
 from .batches import Batch, PredictionError, RowLoss
-from .calibration import TemperatureSums
+from .calibration import Calibration
 from .clusters import ClusterSums
 from .corp import ScoreSums
 from .label_errors import LabelErrorSums
@@ -24,13 +24,15 @@ from .row_scores import RowScores
 from .row_sums import RowSums
 from .scores import Baseline, MeanLoss, part_losses
 from .slices import SliceSums
+from .soft_labels import SoftLabelSums
 from .stored_precision import StoredPrecision
+from .temperature_sums import TemperatureSums
 
 SHOWN_INFINITE_ROWS = 10
 # What a saved state may be made of.
 _PARTS = (
     *(LossSums, RowSums, StoredPrecision, WorstRows, RowLoss, LossHistogram),
-    *(TemperatureSums, LabelErrorSums, ClusterSums, SliceSums, ScoreSums),
+    *(TemperatureSums, LabelErrorSums, ClusterSums, SliceSums, ScoreSums, SoftLabelSums),
 )
 
 
@@ -66,6 +68,7 @@ class Evaluation:
     infinite_rows: tuple[RowLoss, ...] = ()
     binary: ScoreSums | None = None
     clusters: ClusterSums | None = None
+    soft: SoftLabelSums | None = None
     slices: Mapping[str, SliceSums] = field(default_factory=dict)
 
     @classmethod
@@ -99,13 +102,16 @@ class Evaluation:
             raise PredictionError(
                 f"the batch has {batch.predictions.shape[1]} predictions per row for {len(self.classes)} classes"
             )
+        return self.add(RowScores.of(batch, with_temperatures=True))
+
+    def add(self, scores: RowScores) -> Self:
+        """The state with rows more that have been scored already."""
+        batch = scores.batch
         after = replace(self, rows=self.rows + batch.seen, ignored=self.ignored + batch.seen - batch.rows)
-        if not batch.rows:
-            return after
-        return after._with_scores(RowScores.of(batch), self.rows - batch.first_row)
+        return after._with_scores(scores, self.rows - batch.first_row) if batch.rows else after
 
     def _with_scores(self, scores: RowScores, shift: int) -> Self:
-        batch, loss, weights = scores.batch, scores.loss, scores.batch.weights
+        batch, loss, weights, sums = scores.batch, scores.loss, scores.batch.weights, scores.row_sum
         correct = scores.prediction == batch.labels
         finite: Any = np.isfinite(loss)
         infinite_rows: tuple[RowLoss, ...] = ()
@@ -123,17 +129,25 @@ class Evaluation:
         if binary:
             p = batch.predictions if batch.inputs == "probs" else softmax(batch.predictions)
             score = np.ascontiguousarray(p[finite, 1], np.float64)
-            binary = binary.update(score, batch.labels[finite], loss[finite], finite_weights)
+            happened = batch.labels if batch.targets is None else batch.targets[:, 1]
+            binary = binary.update(score, happened[finite], loss[finite], finite_weights)
+        soft, label_errors = self.soft, self.label_errors
+        if batch.targets is None:
+            label_errors = label_errors.update(scores)
+        else:  # of which none is right or wrong
+            found = SoftLabelSums.of(batch.targets, weights)
+            soft = found if soft is None else soft.merge(found)
         for name, values in batch.slices.items():
             slices[name] = slices.get(name, SliceSums.empty(name)).update(values, loss, correct, weights)
         return replace(
             self,
             by_class=self.by_class.update(batch.labels, loss, correct, weights),
-            row_sums=self.row_sums.update(batch.predictions) if batch.inputs == "probs" else self.row_sums,
+            row_sums=self.row_sums if sums is None else self.row_sums.update(batch.predictions, sums),
             worst=self.worst.update(scores, shift),
             histogram=self.histogram.update(loss[finite], finite_weights),
-            temperatures=self.temperatures.update(scores.logits[finite], batch.labels[finite], finite_weights),
-            label_errors=self.label_errors.update(scores),
+            temperatures=self.temperatures.merge(scores.temperatures) if scores.temperatures else self.temperatures,
+            label_errors=label_errors,
+            soft=soft,
             infinite_rows=(*self.infinite_rows, *infinite_rows)[:SHOWN_INFINITE_ROWS],
             binary=binary,
             clusters=clusters,
@@ -147,6 +161,9 @@ class Evaluation:
         if self.worst.size != other.worst.size:
             raise ValueError(f"cannot merge evaluations that keep {self.worst.size} and {other.worst.size} worst rows")
         clusters, slices = self.clusters or other.clusters, {**other.slices, **self.slices}
+        soft = self.soft or other.soft
+        if self.soft and other.soft:
+            soft = self.soft.merge(other.soft)
         if self.clusters and other.clusters:
             clusters = self.clusters.merge(other.clusters)
         for name in self.slices.keys() & other.slices.keys():
@@ -165,6 +182,7 @@ class Evaluation:
             infinite_rows=(*self.infinite_rows, *shifted)[:SHOWN_INFINITE_ROWS],
             binary=self.binary.merge(other.binary) if self.binary and other.binary else None,
             clusters=clusters,
+            soft=soft,
             slices=slices,
         )
 
@@ -200,7 +218,10 @@ class Evaluation:
         if loss is None:
             raise PredictionError(f"all {self.rows} rows have weight 0" if self.rows else "there are no rows")
         by_class = part_losses(self.classes, self.by_class, loss.inflation)
-        prior = np.array([part.loss.weight if part.loss else 0.0 for part in by_class])
+        soft, corp = self.soft, self.binary.result() if self.binary else None
+        prior = np.array([part.loss.weight if part.loss else 0.0 for part in by_class]) if soft is None else soft.share
+        if soft and corp:  # the value by chance is that of labels that are drawn
+            corp = replace(corp, null_miscalibration=None)
         return LogLossReport(
             source=source,
             reading=tuple(reading),
@@ -212,8 +233,9 @@ class Evaluation:
                 Baseline.of("uniform", math.log(len(self.classes)), loss),
                 Baseline.of("class prior", abs(float(entropy(prior / prior.sum()))), loss),
             ),
-            calibration=self.temperatures.result(),
-            corp=self.binary.result() if self.binary else None,
+            calibration=Calibration.of(self.temperatures, loss.rows - loss.infinite),
+            corp=corp,
+            label_entropy=soft.entropy / soft.weight if soft else None,
             by_class=by_class,
             slices={
                 name: part_losses(part.values, part.sums, loss.inflation) for name, part in sorted(self.slices.items())

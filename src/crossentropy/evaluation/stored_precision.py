@@ -20,6 +20,8 @@ _FLOAT32_DIGITS = range(7, 10)
 # Powers of ten up to 10^22 are exact in float64: fifteen digits of a number from 10^-7 on.
 _POWERS = 10.0 ** np.arange(23)
 _SMALL = 1e-7
+# Most often so many rows already show what the numbers are not, and the others need not be looked at for it.
+_FIRST = 100
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ class StoredPrecision:
 
     def update(self, probabilities: np.ndarray) -> Self:
         """Look at more numbers, in [0, 1]."""
+        if len(probabilities) > _FIRST:
+            found = self.update(probabilities[:_FIRST])
+            return found if found.is_settled(probabilities.dtype) else found._update(probabilities)
+        return self._update(probabilities)
+
+    def is_settled(self, dtype: np.dtype) -> bool:
+        """Whether numbers of this type can show nothing more."""
+        return self.decimals == self.digits == _NONE and self.formats <= {"float64", dtype.name}
+
+    def _update(self, probabilities: np.ndarray) -> Self:
         formats = frozenset(name for name in self.formats if _fits(name, probabilities))
         most = _MOST_DIGITS[probabilities.dtype]
         decimals, digits = self.decimals, self.digits

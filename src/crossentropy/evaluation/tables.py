@@ -11,9 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from .arrow_columns import Where, batch_of, positions
-from .batches import RANGES, Batch, PredictionError
-from .columns import ClassIndex, Columns, find_columns
+from .batches import RANGES, Batch, PredictionError, listed
+from .class_index import ClassIndex
+from .columns import Columns, find_columns
 from .formats import Table, batch_rows, is_npy, load_npy, open_files, open_stream
+from .multi_label import CLASSES
+from .read_ahead import read_ahead
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Predictions:
     batches: Callable[[], Iterator[Batch]] = field(repr=False)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.batches()
+        return read_ahead(self.batches())
 
 
 def read_predictions(
@@ -35,13 +38,14 @@ def read_predictions(
     *,
     labels: Any = None,
     inputs: str = "auto",
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     classes: str | Sequence[str] | None = None,
     id: str | None = None,
     weight: str | None = None,
     group: str | None = None,
     by: Sequence[str] = (),
     label_kind: str = "auto",
+    multi_label: bool = False,
 ) -> Predictions:
     """Open saved predictions.
 
@@ -52,12 +56,17 @@ def read_predictions(
         pattern such as "part-*.parquet"; or a pandas, Polars or PyArrow table. One row per prediction; one column per
         class, one column with a list per row, or one column for two classes.
         Or an array, or the path of an NPY array, of shape (rows, classes), with `labels`.
-    labels : array, or path of an NPY array, shape (rows,); with an array of predictions, and only then
+    labels : array, or path of an NPY array, shape (rows,), or (rows, classes) for soft labels; with an array of
+        predictions, and only then
     inputs : "probs", "log_probs", "logits"; "auto" goes by the columns' names and takes arrays for probabilities
-    label, id, weight : names of the columns; found by their usual names where None
+    label, id, weight : names of the columns; found by their usual names where None. `label` may be a pattern or several
+        names, one column per class: soft labels, a distribution per row. So may a column that holds a list per row
     group : name of the column of the clusters: rows that belong together and count as one observation
     by : names of the columns to split the loss by
     classes : names or patterns of the prediction columns, in the order of the classes; found where None
+    multi_label : a row may have several labels, or none: the labels say of every class whether the row has it (0 or
+        1), in the form of soft labels, and the predictions are of every class by itself. Each class of a row is then
+        read as a row of the two classes "absent" and "present", in clusters by row and split by label
     label_kind : "name" or "position" where a label could be both, e.g. "1" with the classes "1", "2", "3"
 
     Returns
@@ -87,7 +96,7 @@ def read_predictions(
         if meaningless:
             raise PredictionError(f"{name}: an array has no named columns, so {meaningless} has no meaning here")
         array = load_npy(Path(source)) if is_path else np.asarray(source)
-        return _from_arrays(name, array, labels, "probs" if inputs == "auto" else inputs, label_kind)
+        return _from_arrays(name, array, labels, "probs" if inputs == "auto" else inputs, label_kind, multi_label)
     if labels is not None:
         raise PredictionError(
             f"{source if is_path else 'table'}: a table's labels are one of its columns (--label NAME); "
@@ -95,7 +104,7 @@ def read_predictions(
         )
     table = open_files(source) if is_path else open_stream(source)
     try:
-        columns = find_columns(table.kinds, inputs=inputs, **named)
+        columns = find_columns(table.kinds, inputs=inputs, multi_label=multi_label, **named)
     except PredictionError as error:
         raise PredictionError(f"{table.source}: {error}") from None
     if columns.layout == "list":
@@ -105,7 +114,8 @@ def read_predictions(
         return ClassIndex(columns.classes, columns.predictions if columns.layout == "wide" else (), label_kind)
 
     class_index()  # a wrong label_kind is an error now and not with the first batch
-    return Predictions(
+    return _predictions(
+        columns.classes if multi_label else None,
         source=table.source,
         classes=columns.classes,
         reading=columns.describe(),
@@ -114,9 +124,21 @@ def read_predictions(
     )
 
 
+def _predictions(of_every_row: Sequence[str] | None, **values: Any) -> Predictions:
+    """Predictions; where each row has those of every class, each of them is a row of two classes."""
+    found = Predictions(**values)
+    if of_every_row is None:
+        return found
+    line = f"each row stands for {len(of_every_row):,} rows, one for each class: {listed(of_every_row)}"
+    rows = None if found.rows is None else found.rows * len(of_every_row)
+    return replace(found, classes=CLASSES, reading=(*found.reading, line), rows=rows)
+
+
 def _table_batches(table: Table, columns: Columns, index: ClassIndex) -> Iterator[Batch]:
     numbers = [*columns.predictions, *([columns.weight] if columns.weight is not None else [])]
-    one_each = (columns.label, columns.id, columns.group, *columns.by)
+    numbers += columns.labels if columns.labels_every_class else ()
+    one_label = () if columns.labels_every_class else columns.labels
+    one_each = (*one_label, columns.id, columns.group, *columns.by)
     texts = list(dict.fromkeys(name for name in one_each if name is not None))
     first_row = 0
     for rows in table.read(numbers, texts, len(columns.classes)):
@@ -145,7 +167,9 @@ def _with_list_classes(table: Table, columns: Columns) -> Columns:
     raise PredictionError(f"{table.source}: there are no rows")
 
 
-def _from_arrays(name: str, predictions: np.ndarray, labels: Any, inputs: str, label_kind: str) -> Predictions:
+def _from_arrays(
+    name: str, predictions: np.ndarray, labels: Any, inputs: str, label_kind: str, multi_label: bool
+) -> Predictions:
     if labels is None:
         raise PredictionError(f"{name}: an array of predictions needs its labels: --labels FILE.npy")
     if predictions.ndim != 2 or not np.issubdtype(predictions.dtype, np.floating) or predictions.shape[1] < 2:
@@ -161,27 +185,48 @@ def _from_arrays(name: str, predictions: np.ndarray, labels: Any, inputs: str, l
         values = load_npy(Path(labels))
     values = np.asarray(values)
     rows, classes = predictions.shape
-    if values.ndim != 1:
+    every_class = values.shape == predictions.shape and np.issubdtype(values.dtype, np.number)
+    if values.ndim != 1 and not every_class:
         hint = "; drop the last axis" if values.ndim == 2 and values.shape[1] == 1 else ""
-        raise PredictionError(f"{label_name}: labels must have shape ({rows},), not {values.shape}{hint}")
+        raise PredictionError(
+            f"{label_name}: labels must have shape ({rows},), or ({rows}, {classes}) for shares of every class, "
+            f"not {values.shape}{hint}"
+        )
     if len(values) != rows:
         raise PredictionError(f"{label_name}: {len(values):,} labels for the {rows:,} rows of {name}")
+    if multi_label and not every_class:
+        raise PredictionError(
+            f"{label_name}: several labels per row need an array of shape ({rows}, {classes}), 0 or 1"
+        )
     names = tuple(str(i) for i in range(classes))
     ClassIndex(names, kind=label_kind)  # a wrong label_kind is an error now and not with the first batch
 
     def batches() -> Iterator[Batch]:
         index = ClassIndex(names, kind=label_kind)
         for start in range(0, rows, size := batch_rows(classes)):
-            block = predictions[start : start + size]
-            yield Where(name, start).batch(
+            block, block_labels = predictions[start : start + size], values[start : start + size]
+            where = Where(name, start)
+            if every_class:
+                labels = np.asarray(block_labels, np.float64)
+            else:
+                labels = positions(_arrow(block_labels, label_name), index, Where(label_name, start))
+            batch = where.batch(
                 # numbers of other widths and byte orders become the nearest that hold them
                 predictions=np.asarray(block, np.float64 if block.dtype.itemsize >= 8 else np.float32),
                 inputs=inputs,
-                labels=positions(_arrow(values[start : start + size], label_name), index, Where(label_name, start)),
+                labels=np.zeros(len(block), np.int64) if multi_label else labels,
             )
+            yield where.by_class(batch, labels, names) if multi_label else batch
 
     kind = {"probs": "probabilities", "log_probs": "log-probabilities", "logits": "logits"}[inputs]
-    return Predictions(name, names, (f"{kind} by position, labels from {label_name}",), rows, batches)
+    return _predictions(
+        names if multi_label else None,
+        source=name,
+        classes=names,
+        reading=(f"{kind} by position, labels from {label_name}",),
+        rows=rows,
+        batches=batches,
+    )
 
 
 def _arrow(values: np.ndarray, name: str) -> pa.Array:

@@ -110,6 +110,9 @@ def _summary(report: LogLossScores) -> RenderableType:
         table.add_row("Worst 1 %", f"of the rows carry {percent(report.worst_share)} of the loss")
     wrong = loss.rows - loss.correct
     table.add_row("Accuracy", f"{percent(loss.accuracy)}, {wrong:,} of {counted(loss.rows)} wrong")
+    if report.label_entropy is not None:
+        least = f"soft, with an entropy of {number(report.label_entropy)} nats per row: no prediction can lose less"
+        table.add_row("Labels", least)
     if report.suspected_label_errors:
         found = counted(report.suspected_label_errors)
         table.add_row("Labels", f"about {found} may have the wrong label (marked ? below)")
@@ -124,6 +127,8 @@ def _calibration(found: Calibration) -> Text:
         f"{found.direction}: the loss is {number(abs(found.gap), 3)} nats {side} what the model expects to lose"
     )
     text.append(f" (z = {found.z:.1f}); " if found.z is not None else "; ")
+    if found.temperature is None:
+        return text.append("too few rows for a temperature")
     text.append(f"temperature {'beyond ' * found.at_edge}{number(found.temperature, 4)}")
     if found.calibration is not None and found.fitted_loss is not None:
         verb = "saves" if found.calibration > 0 else "costs"

@@ -24,6 +24,7 @@ try:
 except ModuleNotFoundError:  # a build without the core; a broken one says so
     _native = None
 
+NUMBERS = "dflqihbB"  # NumPy's characters of the dtypes that ``within`` reads
 EVERY_CORE = 0  # as a number of threads: those that this process may use
 # The dtype of another library's bfloat16 numbers, where NumPy has none for them: their bits, marked as such.
 BFLOAT16 = np.dtype((np.uint16, [("bfloat16", np.uint16)]))
@@ -51,6 +52,18 @@ def kernel_name() -> str:
 def label_scan() -> Callable[..., tuple[int, float] | None] | None:
     """The core's look at labels (rows,), where it computes: ``row_coefficients`` says what it is."""
     return None if _native is None or forced() == "generic" else _native.labels
+
+
+def within(
+    array: np.ndarray, low: float, high: float, ignored: float | None = None, *, nan: bool = False
+) -> int | None:
+    """How many entries are ``ignored``, if all others lie in [low, high] (or are NaN, if ``nan``).
+
+    None where one lies outside, or where the core cannot tell: then array code looks, and says where.
+    """
+    if _native is None or forced() == "generic" or array.dtype.char not in NUMBERS or not array.flags.forc:
+        return None
+    return _native.within(array.ravel(order="K"), low, high, ignored, nan)
 
 
 def core(logits: np.ndarray, layout: Layout, coefficients: RowCoefficients, num_threads: int | None) -> Core | None:
@@ -87,6 +100,13 @@ class Core:
             gradient[...] = target.reshape(gradient.shape)
         return total
 
+    def labels_within(self, low: float, high: float) -> bool:
+        """Do the entries at the labels lie in [low, high], or are NaN? False where the core does not tell."""
+        c = self.coefficients
+        if c.indices is None or c.indices.ndim != 1 or self.given.dtype.char not in "df":
+            return False
+        return _native.labelled_within(self.given, self.layout.axis, c.indices, c.ignored_label, low, high)
+
     def row_statistics(self) -> RowStatistics:
         """Statistics of every row, ignored ones too, with what entropy and prediction need."""
         c = dataclasses.replace(self.coefficients, valid=None, ignored_label=None)
@@ -116,15 +136,21 @@ class Core:
 
         Without ``results``: the sum of row_weight x loss over the rows that count.
         """
-        layout, indices, index_weight, spread = self.layout, c.indices, c.index_weight, None
+        layout, given, indices, index_weight, spread = self.layout, self.given, c.indices, c.index_weight, None
         as_given = indices is not None and indices.ndim == 1
         if not as_given and indices is not None:
             indices, index_weight = np.require(indices, requirements="A"), float64(np.atleast_2d(index_weight))
             spread = c.target_sum if c.label_smoothing and np.ndim(c.target_sum) else None
+        in_bfloat16 = is_bfloat16(given)
+        if in_bfloat16:
+            given, gradient = bits(given), None if gradient is None else bits(gradient)
+        if not (upstream is None or isinstance(upstream, float)):
+            upstream = np.atleast_1d(float64(upstream))
+        class_weight = c.class_weight
         return _native.rows(
-            bits(self.given),
+            given,
             layout.axis,
-            is_bfloat16(self.given),
+            in_bfloat16,
             c.inputs == "logits",
             c.inputs == "probs",
             c.temperature,
@@ -134,21 +160,21 @@ class Core:
             indices,
             c.ignored_label,
             index_weight,
-            as_given and c.class_weight is not None,
+            as_given and class_weight is not None,
             None if c.dense is None else bits(rows_cube(c.dense, layout)),
             c.dense is not None and is_bfloat16(c.dense),
             c.dense_scale,
-            float64(c.class_weight),
+            None if class_weight is None else float64(class_weight),
             c.label_smoothing,
-            float64(spread),
+            None if spread is None else float64(spread),
             c.z_loss,
             c.focal_gamma,
             c.valid,
-            float64(row_weight),
-            upstream if upstream is None or isinstance(upstream, float) else np.atleast_1d(float64(upstream)),
+            None if row_weight is None else float64(row_weight),
+            upstream,
             results,
             results is None,
-            None if gradient is None else bits(gradient),
+            gradient,
             self.num_threads,
             self.instruction_set,
         )
@@ -198,6 +224,44 @@ def binary_losses(
     if gradient is not None and not np.may_share_memory(slope, gradient):
         gradient[...] = slope.reshape(gradient.shape)
     return losses
+
+
+def row_scores(
+    values: np.ndarray,
+    labels: np.ndarray,
+    inputs: str,
+    results: dict[str, np.ndarray],
+    weights: np.ndarray | None = None,
+    inverse_temperatures: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Score rows of predictions, shape (rows, classes), against int64 ``labels`` in one read.
+
+    Fills ``results``, float64 (int64: "prediction") of shape (rows,), by their names in
+    ``native/score_problem.hpp``. With 9
+    ``inverse_temperatures``, each twice the one before, also gives sums over the rows of finite loss: by fold
+    the weight, the losses and their two derivatives, shape (folds, 1 + 3 x 9), and the gap with its variance.
+
+    None, with nothing written, where the core does not compute.
+    """
+    instruction_set = "generic" if _native is None else forced()
+    if instruction_set == "generic" or not len(labels):
+        return None
+    at, blocks = inverse_temperatures, _native.score_blocks(len(labels))
+    by_temperature = np.empty((blocks, _native.folds, _native.sums_per_fold) if at is not None else 0)
+    gap = np.empty((blocks, 2) if at is not None else 0)
+    _native.scores(
+        values if values.flags.aligned else values.copy(),
+        ("probs", "log_probs", "logits").index(inputs),
+        np.ascontiguousarray(labels, np.int64),
+        float64(weights),
+        results,
+        [] if at is None else at.tolist(),
+        None if at is None else by_temperature.ravel(),
+        None if at is None else gap.ravel(),
+        EVERY_CORE,
+        instruction_set,
+    )
+    return by_temperature.sum(axis=0), gap.sum(axis=0)
 
 
 def float64(array: Any) -> Any:

@@ -19,6 +19,7 @@ from crossentropy.arrays import (
     Layout,
     check_unit_interval,
     dtype_name,
+    is_boolean,
     is_sparse,
 )
 from crossentropy.binary_coefficients import binary_coefficients, check_binary_probabilities
@@ -39,6 +40,8 @@ WORK = np.float64
 xp = namespace = SimpleNamespace(**vars(np) | {"astype": lambda array, dtype: np.asarray(array, dtype, order="C")})
 # Elements per block of rows: the float64 temporaries of one block (256 kB each) stay in a core's cache.
 BLOCK = 1 << 15
+FLOAT32 = np.dtype(np.float32)
+LARGEST = float(np.finfo(WORK).max)
 
 # Infinities and underflow are results here, defined row by row; a warning for each would be noise. As a decorator it
 # costs a third of what it costs as a context.
@@ -81,7 +84,7 @@ def as_floating(name: str, value: Any) -> np.ndarray:
 
 def result_dtype(array: np.ndarray) -> np.dtype:
     """The loss of 16-bit logits is float32."""
-    return np.dtype(np.float32) if dtype_name(array) in REDUCED else array.dtype
+    return FLOAT32 if dtype_name(array) in REDUCED else array.dtype
 
 
 def blocks(rows: int, width: int) -> Iterator[slice]:
@@ -115,7 +118,9 @@ class Rows:
             coefficients = dataclasses.replace(coefficients, class_mask=np.ascontiguousarray(coefficients.class_mask))
         rows = cls(logits, layout, coefficients, row_weight, options)
         # Everything that can raise does so before anything is written: `out` may be the logits themselves.
-        if coefficients.dense is not None or options.inputs != "logits":
+        if coefficients.dense is None and options.inputs == "logits":
+            return rows
+        if not (rows.has_good_target() and rows.has_good_inputs(every=summary)):
             for block, part, piece in rows.blocks():
                 check_dense_target(xp, piece, layout, block.start)
                 check_probabilities(xp, part, piece, layout, block.start, every=summary)
@@ -125,6 +130,21 @@ class Rows:
     def logits(self) -> np.ndarray:
         """(rows, classes)."""
         return self.layout.to_rows(xp, self.given)
+
+    def has_good_target(self) -> bool:
+        """Is there nothing about a dense target that ``check_dense_target`` could refuse, as the core sees it?"""
+        dense = self.coefficients.dense
+        return dense is None or is_boolean(dense) or native.within(dense, 0.0, LARGEST) is not None
+
+    def has_good_inputs(self, *, every: bool) -> bool:
+        """The same for ``check_probabilities``; with labels alone their entries alone are read."""
+        inputs, c = self.options.inputs, self.coefficients
+        if inputs == "logits":
+            return True
+        low, high = (0.0, 1.0) if inputs == "probs" else (-math.inf, 0.0)
+        if self.core and c.dense is None and not c.label_smoothing and not every:
+            return self.core.labels_within(low, high)
+        return native.within(self.given, low, high, nan=True) is not None
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray, RowCoefficients]]:
         for block in blocks(self.layout.count, self.layout.classes):
@@ -261,8 +281,9 @@ def binary_cross_entropy_value_and_grad(logits: Any, target: Any, options: Binar
 def binary(logits: np.ndarray, target: Any, options: BinaryOptions, gradient: np.ndarray | None) -> Any:
     """The reduced loss; its gradient is written into ``gradient`` where one is given."""
     options, target = arguments.options(as_array, options), as_array("target", target)
-    coefficients, row_weight = binary_coefficients(xp, target, logits.shape, options, WORK)
-    check_binary_probabilities(xp, logits, coefficients)
+    coefficients, row_weight = binary_coefficients(xp, target, logits.shape, options, WORK, native.within)
+    if options.inputs != "logits":
+        check_binary_probabilities(xp, logits, coefficients)
     flat_weight, valid = (None if a is None else np.reshape(a, (-1,)) for a in (row_weight, coefficients.valid))
     how = Reduction(xp, options, logits.shape, flat_weight, valid, 1.0, WORK)
     factor = how.upstream()

@@ -1,0 +1,18 @@
+// Are all numbers what they must be? One read of what NumPy reads several times; who finds a wrong one says more slowly where it is.
+#pragma once
+
+#include "problem.hpp"
+
+struct Range {
+    double low = 0, high = 1;
+    bool allows_nan = false;
+    bool ignores = false;
+    double ignored = 0;  // a number that may lie outside
+    int threads = 1;
+};
+
+// How many of the numbers are the ignored one; -1 where another lies outside, or for a dtype that is not read here.
+std::int64_t count_ignored(const Elements& numbers, std::int64_t count, const Range& range);
+
+// Do the entries at the labels (all of them classes, or ignored) of the problem's rows lie in the range?
+bool labels_within(const Problem& problem, const Range& range);
