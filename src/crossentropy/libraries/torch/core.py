@@ -20,6 +20,11 @@ def values(tensor: Any) -> Any:
     return view(tensor.float() if tensor.dtype is torch.bfloat16 else tensor)
 
 
+def within(tensor: Any, low: float, high: float, ignored: Any = None) -> int | None:
+    """The core's one look at the numbers of a plain tensor: ``native.within``."""
+    return native.within(view(tensor), low, high, ignored)
+
+
 def losses(
     form: Form, x: Any, axis: int | None, c: Any, upstream: Any, gradient: Any, num_threads: int | None, total: bool
 ) -> tuple[Any, Any] | None:

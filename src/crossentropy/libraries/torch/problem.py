@@ -161,13 +161,13 @@ def row_parts(
     return coefficients, factor_of_rows(xp, options, row_weight, divisor)
 
 
+LARGEST = torch.finfo(WORK).max
 quiet_row_parts = np.errstate(all="ignore")(row_parts)
 
 
 def is_held(logits: Any, target: Any, layout: Layout, options: LossOptions) -> bool:
     """Labels or sparse targets, and options, that are plain memory of the CPU?"""
-    # A transform wraps what is made while it is active, plain memory or not.
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or not logits.is_cpu:
+    if torch.compiler.is_compiling() or not logits.is_cpu:
         return False
     parts = target if is_sparse(target) else (target,)
     if not all(isinstance(part, torch.Tensor) and is_plain(part) for part in parts):
@@ -216,6 +216,8 @@ def is_weight(normalizer: Any) -> bool:
 
 def check_rows(logits: Any, c: RowCoefficients, layout: Layout, summary: bool) -> None:
     """ValueError for a dense target or a probability that is none."""
+    if c.inputs == "logits" and is_plain(c.dense) and core.within(c.dense, 0.0, LARGEST) is not None:
+        return
     xp, x = Namespace(logits.device), ROWS.as_rows(logits, layout.axis)
     c = ROWS.as_tensors([Held(c, ())])
     for block in blocks(x):
@@ -244,7 +246,8 @@ def element_problem(logits: Any, target: Any, options: BinaryOptions) -> Problem
     """The sigmoid loss."""
     xp, device, shape = Namespace(logits.device), logits.device, tuple(logits.shape)
     options, target = as_options(options, device), widened(as_array("target", target, device))
-    coefficients, row_weight = binary_coefficients(xp, target, shape, options, WORK)
+    within = core.within if is_plain(target) else None
+    coefficients, row_weight = binary_coefficients(xp, target, shape, options, WORK, within)
     if values_known(logits):
         check_binary_probabilities(xp, logits, coefficients)
     divisor = reduction.denominator(xp, options, shape, row_weight, coefficients.valid, 1.0, WORK)
