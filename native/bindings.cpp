@@ -195,10 +195,10 @@ nb::object within(nb::handle array, double low, double high, std::optional<doubl
     return found < 0 ? nb::object(nb::none()) : nb::object(nb::int_(found));
 }
 
-// Do the entries at the labels lie in [low, high]?
-bool labelled_within(nb::handle logits_array, int axis, nb::handle labels_array, std::optional<std::int64_t> ignored_label, double low, double high,
-                     int threads) {
-    Buffer logits(logits_array), labels(labels_array);
+// Fill `values` (rows,) with the entries at the labels; False where one is outside [low, high], or cannot be read.
+bool labelled(nb::handle logits_array, int axis, nb::handle labels_array, std::optional<std::int64_t> ignored_label, double low, double high,
+              nb::handle values_array, int threads) {
+    Buffer logits(logits_array), labels(labels_array), values(values_array, Buffer::write);
     Problem p;
     set_rows(p, logits, axis);
     p.logits = matrix(logits, axis);
@@ -208,7 +208,7 @@ bool labelled_within(nb::handle logits_array, int axis, nb::handle labels_array,
     p.threads = threads;
     Range range{low, high, true};
     nb::gil_scoped_release release;
-    return labels_within(p, range);
+    return gather_labelled(p, range, (double*)values.data());
 }
 
 Elements elements(const Buffer& array, bool is_bfloat16 = false) {
@@ -299,7 +299,7 @@ NB_MODULE(_native, m) {
     m.def("scores", &scores, "values"_a, "inputs"_a, "labels"_a, "weights"_a.none(), "results"_a, "inverse_temperature"_a,
           "by_temperature"_a.none(), "gap"_a.none(), "threads"_a, "instruction_set"_a);
     m.def("within", &within, "numbers"_a, "low"_a, "high"_a, "ignored"_a.none(), "allows_nan"_a, "threads"_a = 0);
-    m.def("labelled_within", &labelled_within, "logits"_a, "axis"_a, "labels"_a, "ignored_label"_a.none(), "low"_a, "high"_a,
+    m.def("labelled", &labelled, "logits"_a, "axis"_a, "labels"_a, "ignored_label"_a.none(), "low"_a, "high"_a, "values"_a,
           "threads"_a = 0);
     m.def("element_blocks", &element_blocks, "count"_a);
     m.def("binary", &binary, "logits"_a, "is_bfloat16"_a, "target"_a, "target_is_bfloat16"_a, "pos_weight"_a.none(), "valid"_a.none(),

@@ -51,9 +51,45 @@ template <class T> std::int64_t count(const Elements& numbers, std::int64_t size
     return is_wrong ? -1 : ignored.load();
 }
 
-template <class T> double number(const char* at) { return double(*reinterpret_cast<const T*>(at)); }
-using Read = double (*)(const char*);
-template <class T> std::int64_t integer(const char* at) { return std::int64_t(*reinterpret_cast<const T*>(at)); }
+// The entries at the labels lie in as many cache lines, and mostly pages: those of rows to come are asked for early.
+template <class T, class Label> bool gather(const Problem& p, const Range& range, double* values) {
+    constexpr std::int64_t ahead = 24;
+    std::int64_t pieces = (p.rows + chunk - 1) / chunk;
+    std::atomic<bool> is_wrong{false};
+    parallel_for(pieces, workers_for(double(p.rows) * 20, p.threads, pieces), [&](std::int64_t piece, int) {
+        std::int64_t end = std::min(p.rows, (piece + 1) * chunk);
+        auto label_of = [&](std::int64_t row) { return std::int64_t(*reinterpret_cast<const Label*>(p.indices.data + row * p.indices.outer_stride)); };
+        auto address = [&](std::int64_t row, std::int64_t label) {
+            std::int64_t outer = p.inner == 1 ? row : row / p.inner, inner = p.inner == 1 ? 0 : row % p.inner;
+            return p.logits.data + outer * p.logits.outer_stride + inner * p.logits.inner_stride + label * p.logits.class_stride;
+        };
+        int wrong = 0;
+        for (std::int64_t row = piece * chunk; row < end; ++row) {
+            if (row + ahead < end) __builtin_prefetch(address(row + ahead, std::int64_t(std::min(std::uint64_t(label_of(row + ahead)), std::uint64_t(p.classes - 1)))));
+            std::int64_t label = label_of(row);
+            values[row] = 1;
+            // A row that does not count stands for nothing; one that row_weight leaves out is looked at by who reports.
+            if (std::uint64_t(label) >= std::uint64_t(p.classes) || (p.ignores_label && label == p.ignored_label)) continue;
+            double x = double(*reinterpret_cast<const T*>(address(row, label)));
+            values[row] = x;
+            wrong += (x < range.low) | (x > range.high);
+        }
+        if (wrong) is_wrong = true;
+    });
+    return !is_wrong;
+}
+template <class T> bool gather(const Problem& p, const Range& range, double* values) {
+    switch (p.indices.dtype) {
+        case DType::int64: return gather<T, std::int64_t>(p, range, values);
+        case DType::int32: return gather<T, std::int32_t>(p, range, values);
+        case DType::int16: return gather<T, std::int16_t>(p, range, values);
+        case DType::int8: return gather<T, std::int8_t>(p, range, values);
+        case DType::uint64: return gather<T, std::uint64_t>(p, range, values);
+        case DType::uint32: return gather<T, std::uint32_t>(p, range, values);
+        case DType::uint16: return gather<T, std::uint16_t>(p, range, values);
+        default: return gather<T, std::uint8_t>(p, range, values);
+    }
+}
 
 }  // namespace
 
@@ -70,34 +106,7 @@ std::int64_t count_ignored(const Elements& numbers, std::int64_t size, const Ran
     }
 }
 
-bool labels_within(const Problem& p, const Range& range) {
-    Read read = p.logits.dtype == DType::float64 ? number<double> : p.logits.dtype == DType::float32 ? number<float> : nullptr;
-    std::int64_t (*label_at)(const char*) = nullptr;
-    switch (p.indices.dtype) {
-        case DType::int64: label_at = integer<std::int64_t>; break;
-        case DType::int32: label_at = integer<std::int32_t>; break;
-        case DType::int16: label_at = integer<std::int16_t>; break;
-        case DType::int8: label_at = integer<std::int8_t>; break;
-        case DType::uint64: label_at = integer<std::uint64_t>; break;
-        case DType::uint32: label_at = integer<std::uint32_t>; break;
-        case DType::uint16: label_at = integer<std::uint16_t>; break;
-        default: label_at = integer<std::uint8_t>; break;
-    }
-    if (!read) return false;
-    std::int64_t pieces = (p.rows + chunk - 1) / chunk;
-    std::atomic<bool> is_wrong{false};
-    parallel_for(pieces, workers_for(double(p.rows) * 10, p.threads, pieces), [&](std::int64_t piece, int) {
-        int wrong = 0;
-        std::int64_t end = std::min(p.rows, (piece + 1) * chunk);
-        for (std::int64_t row = piece * chunk; row < end; ++row) {
-            std::int64_t label = label_at(p.indices.data + row * p.indices.outer_stride);
-            // A row that does not count stands for nothing; one that row_weight leaves out is looked at by who reports.
-            if (std::uint64_t(label) >= std::uint64_t(p.classes) || (p.ignores_label && label == p.ignored_label)) continue;
-            const char* at = p.logits.data + row / p.inner * p.logits.outer_stride + row % p.inner * p.logits.inner_stride;
-            double x = read(at + label * p.logits.class_stride);
-            wrong += (x < range.low) | (x > range.high);
-        }
-        if (wrong) is_wrong = true;
-    });
-    return !is_wrong;
+bool gather_labelled(const Problem& p, const Range& range, double* values) {
+    if (p.logits.dtype == DType::float64) return gather<double>(p, range, values);
+    return p.logits.dtype == DType::float32 && gather<float>(p, range, values);
 }

@@ -14,5 +14,6 @@ struct Range {
 // How many of the numbers are the ignored one; -1 where another lies outside, or for a dtype that is not read here.
 std::int64_t count_ignored(const Elements& numbers, std::int64_t count, const Range& range);
 
-// Do the entries at the labels (all of them classes, or ignored) of the problem's rows lie in the range?
-bool labels_within(const Problem& problem, const Range& range);
+// The entries at the labels (all of them classes, or ignored) of the problem's rows, one per row; 1 for an ignored label. False where
+// one is outside the range, or for a dtype that is not read here.
+bool gather_labelled(const Problem& problem, const Range& range, double* values);

@@ -48,10 +48,10 @@ using Memory = std::unique_ptr<char, Free>;
 std::int64_t aligned(std::int64_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 Memory allocate(std::int64_t bytes) { return Memory(static_cast<char*>(::operator new(aligned(bytes), std::align_val_t(alignment)))); }
 
-// What a thread must have to do: several times what it takes to start one and to warm its caches.
+// What a thread must have to do: several times what it takes to start one.
 constexpr double grain_nanoseconds = 250e3;
 
-// About what one thread needs, from measurements at 2.4 GHz; it only decides how many threads are worth their start.
+// Roughly what one thread needs; it only decides how many threads are worth their start.
 double nanoseconds(const Problem& p) {
     bool in_double = p.logits.dtype == DType::float64 || p.temperature != 1 || p.softcap != 0 || p.class_bias || p.are_probabilities;
     double per_element = p.has_softmax ? (in_double ? 2 : 0.5) : 0.2;

@@ -59,7 +59,6 @@ OPTIONAL = {
         *("evaluation.forms", "evaluation.language_model_scores", "evaluation.log_loss_report", "evaluation.terminal"),
         "evaluation.text_table",
     },
-    "scipy": {"evaluation.corp"},
     "sklearn": {"evaluation.demo"},
 }
 

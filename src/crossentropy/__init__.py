@@ -8,28 +8,29 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from crossentropy.distributions import (
-    entropy,
-    kl_divergence,
-    log_sigmoid,
-    log_softmax,
-    one_hot,
-    perplexity,
-    sigmoid,
-    softmax,
-    softmax_jacobian,
-)
-from crossentropy.losses import (
-    RowSummary,
-    binary_cross_entropy,
-    binary_cross_entropy_value_and_grad,
-    cross_entropy,
-    cross_entropy_hvp,
-    cross_entropy_value_and_grad,
-    row_statistics,
-)
+if TYPE_CHECKING:
+    from crossentropy.distributions import (
+        entropy,
+        kl_divergence,
+        log_sigmoid,
+        log_softmax,
+        one_hot,
+        perplexity,
+        sigmoid,
+        softmax,
+        softmax_jacobian,
+    )
+    from crossentropy.losses import (
+        RowSummary,
+        binary_cross_entropy,
+        binary_cross_entropy_value_and_grad,
+        cross_entropy,
+        cross_entropy_hvp,
+        cross_entropy_value_and_grad,
+        row_statistics,
+    )
 
 __version__ = "0.1.0"
 
@@ -55,13 +56,24 @@ __all__ = [
     "torch",
 ]
 
-LAZY = ("evaluation", "optax", "torch")  # loaded on first use, so that the core imports NumPy alone
+# Everything loads on first use: the command line answers --help in less time than NumPy takes to import, and the core
+# imports NumPy alone.
+MODULES = ("evaluation", "optax", "torch")
+DISTRIBUTIONS = (
+    *("entropy", "kl_divergence", "log_sigmoid", "log_softmax", "one_hot", "perplexity", "sigmoid", "softmax"),
+    "softmax_jacobian",
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name in LAZY:
+    if name in MODULES:
         return importlib.import_module(f"crossentropy.{name}")
-    raise AttributeError(f"module 'crossentropy' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'crossentropy' has no attribute {name!r}")
+    home = "distributions" if name in DISTRIBUTIONS else "losses"
+    value = getattr(importlib.import_module(f"crossentropy.{home}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -169,3 +169,15 @@ def test_demo_never_replaces_another_file(run, tmp_path, save):
     status, _, err = run("demo", "--output", tmp_path / "absent" / "p.parquet")
     assert status == 1
     assert "cannot be written" in err
+
+
+def test_help_does_not_wait_for_numpy():
+    program = (
+        "import sys; from crossentropy.evaluation.cli import main\n"
+        "try: main(['report', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(', '.join({'numpy', 'pyarrow', 'rich', 'scipy'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--multi-label" in done.stdout

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy.optimize import isotonic_regression
 
 from crossentropy.evaluation import report
-from crossentropy.evaluation.corp import ScoreSums, _keys
+from crossentropy.evaluation.corp import ScoreSums, _fitted_loss, _keys
 
 from .test_report import evaluate, same_sums
 
@@ -96,3 +97,14 @@ def test_logits_and_columns_give_the_same_parts():
         assert found.miscalibration == pytest.approx(expected.miscalibration, rel=1e-9)
         assert found.discrimination == pytest.approx(expected.discrimination, rel=1e-9)
     assert evaluate(np.full((4, 3), 1 / 3), np.zeros(4, int)).result().corp is None
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 400])
+def test_the_fit_is_scipys(rows):
+    generator = np.random.default_rng(rows)
+    weight = generator.uniform(0.1, 2, rows)
+    frequency = np.clip(np.linspace(0, 1, rows) + generator.normal(scale=0.4, size=rows), 0, 1)
+    fit = np.clip(isotonic_regression(frequency, weights=weight).x, 0, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        loss = -np.nansum(weight * (fit * np.log(fit) + (1 - fit) * np.log(1 - fit)))
+    assert _fitted_loss(frequency * weight, weight) == pytest.approx(loss, rel=1e-12, abs=1e-12)

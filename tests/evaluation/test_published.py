@@ -1,11 +1,11 @@
-"""Numbers that others have published, from their data."""
+"""Numbers that others have published, from their data, which stays in statsmodels: Spector's is under copyright."""
 
 import numpy as np
 import pytest
 
 from crossentropy.evaluation import report
 
-sm = pytest.importorskip("statsmodels.api", reason="the data sets come with statsmodels, which is no dependency")
+sm = pytest.importorskip("statsmodels.api", reason="the data sets come with statsmodels")
 
 
 def test_spector_logit():

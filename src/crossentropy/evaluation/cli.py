@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .tables import Predictions
 
 # The packages of the `report` extra, by the names they are imported under.
-EXTRA = ("pyarrow", "rich", "matplotlib", "scipy", "sklearn")
+EXTRA = ("pyarrow", "rich", "matplotlib", "sklearn")
 # The exit status of a comparison that was asked to fail; errors have 1 and wrong calls 2.
 WORSE = 3
 READING = (

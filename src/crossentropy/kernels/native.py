@@ -100,12 +100,22 @@ class Core:
             gradient[...] = target.reshape(gradient.shape)
         return total
 
-    def labels_within(self, low: float, high: float) -> bool:
-        """Do the entries at the labels lie in [low, high], or are NaN? False where the core does not tell."""
-        c = self.coefficients
+    def labelled(self, low: float, high: float) -> Core | None:
+        """A core that reads the entries at the labels alone, gathered once, for values without a gradient.
+
+        None where one of them is outside [low, high] (NaN is not), or where the core cannot tell.
+        """
+        c, layout = self.coefficients, self.layout
         if c.indices is None or c.indices.ndim != 1 or self.given.dtype.char not in "df":
-            return False
-        return _native.labelled_within(self.given, self.layout.axis, c.indices, c.ignored_label, low, high)
+            return None
+        values = np.empty(layout.count)
+        if not _native.labelled(
+            self.given, layout.axis, c.indices, c.ignored_label, low, high, values, self.num_threads
+        ):
+            return None
+        # Whatever the label, it is the row's own entry.
+        entries = np.broadcast_to(values[:, None], (layout.count, layout.classes))
+        return Core(entries, Layout(entries.shape, 1), c, self.num_threads, self.instruction_set)
 
     def row_statistics(self) -> RowStatistics:
         """Statistics of every row, ignored ones too, with what entropy and prediction need."""

@@ -105,6 +105,7 @@ class Rows:
         self.coefficients, self.row_weight = coefficients, row_weight
         # The C++ core, where it can compute this call.
         self.core = native.core(given, layout, coefficients, options.num_threads)
+        self.labelled: native.Core | None = None  # the same for what needs the labels' entries alone
 
     @classmethod
     def of(cls, logits: np.ndarray, target: Any, options: LossOptions, *, summary: bool = False) -> Rows:
@@ -143,7 +144,8 @@ class Rows:
             return True
         low, high = (0.0, 1.0) if inputs == "probs" else (-math.inf, 0.0)
         if self.core and c.dense is None and not c.label_smoothing and not every:
-            return self.core.labels_within(low, high)
+            self.labelled = self.core.labelled(low, high)
+            return self.labelled is not None
         return native.within(self.given, low, high, nan=True) is not None
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray, RowCoefficients]]:
@@ -165,12 +167,13 @@ class Rows:
 
     def value(self, how: Reduction, gradient: Output | None = None) -> Any:
         """The reduced loss; its gradient is written into ``gradient`` where one is given."""
-        if self.core and how.is_total:
-            value = how.of_total(self.core.total(self.row_weight, *self.slope(how, gradient)))
+        core = self.labelled if self.labelled and gradient is None else self.core
+        if core and how.is_total:
+            value = how.of_total(core.total(self.row_weight, *self.slope(how, gradient)))
         else:
             losses = np.empty(self.layout.count)
-            if self.core:
-                self.core.losses(losses, *self.slope(how, gradient))
+            if core:
+                core.losses(losses, *self.slope(how, gradient))
             else:
                 self.generic_losses(losses, how, gradient)
             value = how.of_losses(losses)
