@@ -150,7 +150,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md and the roofline figure")
     parser.add_argument("--threads", type=int, action="append", help="thread counts (default: 1 and all)")
     given = parser.parse_args()
-    counts = given.threads or sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1})
+    counts = given.threads or sorted(
+        {1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1}
+    )
     results = []
     print(" | ".join(HEAD))
     for case in catalogue.cases(tuple(given.suite or catalogue.SUITES), 32 if given.quick else 1):

@@ -152,6 +152,21 @@ def test_fake_and_functional_tensors():
     assert torch.equal(functional, xe.cross_entropy(logits, labels))
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_plain_targets_under_a_transform(soft):
+    """While a transform is active, even a view of plain memory is wrapped."""
+    logits, labels, _ = sample("rows", torch.float64)
+    target = F.one_hot(labels, 5).double()
+    for loss, theirs in (
+        (lambda x: xe.cross_entropy(x, target if soft else labels), lambda x: F.cross_entropy(x, labels)),
+        (
+            lambda x: xe.binary_cross_entropy(x, target if soft else target.bool()),
+            lambda x: F.binary_cross_entropy_with_logits(x, target),
+        ),
+    ):
+        torch.testing.assert_close(torch.func.grad(loss)(logits), torch.func.grad(theirs)(logits))
+
+
 def test_parameters_and_subclasses_are_tensors():
     class Logits(torch.Tensor):
         pass

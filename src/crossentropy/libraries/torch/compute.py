@@ -112,10 +112,9 @@ def value_of(xp: Any, losses: Any, valid: Any, upstream: Any, total: bool) -> An
     return times(xp, scale, xp.sum(of_valid(times(xp, share, losses), valid)))
 
 
-def quiet_value_of(losses: np.ndarray, valid: Any, upstream: Any, total: bool) -> Any:
+def quiet_value_of(losses: Any, valid: Any, upstream: Any, total: bool) -> Any:
     """``value_of`` in NumPy, which would warn of infinities."""
-    if total and isinstance(upstream, float):
-        value = float(np.add.reduce(losses if valid is None else losses[valid]))
-        return upstream * value if upstream else 0.0
+    if isinstance(losses, float):  # the sum
+        return upstream * losses if upstream else 0.0
     with np.errstate(all="ignore"):
         return value_of(np, losses, valid, np.asarray(upstream), total)

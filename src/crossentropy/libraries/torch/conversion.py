@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
+from crossentropy import arguments
 from crossentropy.arrays import FLOATING, REDUCED, Layout, dtype_name, is_floating, is_integer, is_sparse
 from crossentropy.libraries.torch.tensors import differentiable, values_known
 from crossentropy.options import LossOptions
 
 WORK = torch.float64
 SMALL_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-ARRAY_OPTIONS = ("class_weight", "row_weight", "class_mask", "class_bias", "pos_weight", "normalizer")
-CONVERTED = frozenset((*ARRAY_OPTIONS, "temperature"))
+CONVERTED = frozenset((*arguments.ARRAYS, "temperature"))
 
 
 def as_array(name: str, value: Any, device: Any = None) -> Any:
@@ -59,11 +59,10 @@ def widened(integers: Any) -> Any:
 
 def as_options(options: Any, device: Any) -> Any:
     """The same options with tensors on the device for whatever the caller gave as an array."""
-    given = vars(options)
-    arrays = {n: as_array(n, given[n], device) for n in ARRAY_OPTIONS if n in given and not isinstance(given[n], str)}
-    if isinstance(given.get("temperature"), torch.Tensor):
-        arrays["temperature"] = as_temperature(options.temperature, device)
-    return options.replace(**arrays) if arrays else options
+    options = arguments.options(lambda name, value: as_array(name, value, device), options)
+    if isinstance(vars(options).get("temperature"), torch.Tensor):
+        return options.replace(temperature=as_temperature(options.temperature, device))
+    return options
 
 
 def as_temperature(value: Any, device: Any) -> Any:

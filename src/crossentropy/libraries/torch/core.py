@@ -10,6 +10,7 @@ import torch
 from crossentropy.arrays import Layout
 from crossentropy.kernels import native
 from crossentropy.libraries.torch.forms import Form, view
+from crossentropy.row_coefficients import explicit
 
 NUMPY_DTYPES = {torch.float64: np.float64, torch.float32: np.float32}
 
@@ -19,34 +20,40 @@ def values(tensor: Any) -> Any:
     return view(tensor.float() if tensor.dtype is torch.bfloat16 else tensor)
 
 
+def within(tensor: Any, low: float, high: float, ignored: Any = None) -> int | None:
+    """The core's one look at the numbers of a plain tensor: ``native.within``."""
+    return native.within(view(tensor), low, high, ignored)
+
+
 def losses(
     form: Form, x: Any, axis: int | None, c: Any, upstream: Any, gradient: Any, num_threads: int | None, total: bool
-) -> tuple[np.ndarray, Any] | None:
-    """Losses of the rows, and which of these count (None: all). Without ``total`` there is one for each row.
+) -> tuple[Any, Any] | None:
+    """Losses of the rows, and which of these count (None: all); their sum where all that ``total`` needs is that.
 
     ``c`` and ``upstream`` hold NumPy arrays. The gradient is written where one is given. None, with nothing written,
     where the core cannot take it.
     """
     slope = None if gradient is None else view(gradient)
     threads = num_threads or torch.get_num_threads()
+    is_sum = total and isinstance(upstream, float)
     if axis is None:
         found = native.binary_losses(view(x), c, upstream, slope, each=not total, num_threads=threads)
-        return None if found is None else (found, None)
+        return None if found is None else (float(found.sum()) if is_sum else found, None)
     core = native.core(view(x), Layout(tuple(x.shape), axis), c, threads)
     if core is None:
         return None
+    if is_sum:
+        return core.total(None, upstream, slope), None
     result = np.empty(core.layout.count)
-    if slope is None:
-        core.losses(result)
-    else:
-        core.losses(result, upstream, slope)
-    return result, c.valid
+    core.losses(result, upstream, slope)
+    return result, explicit_arrays(c).valid
 
 
-def row_statistics(x: Any, axis: int, c: Any, num_threads: int | None) -> Any:
-    """``RowStatistics`` of every row, as NumPy arrays; None where the core cannot take it."""
-    core = native.core(view(x), Layout(tuple(x.shape), axis), c, num_threads or torch.get_num_threads())
-    return core and core.row_statistics()
+def explicit_arrays(c: Any) -> Any:
+    """The coefficients of labels as given, of NumPy arrays, as those of any other target."""
+    if getattr(c, "totals", None) is None:
+        return c
+    return explicit(np, c, np.float64)
 
 
 def as_result(value: Any, dtype: torch.dtype) -> Any:

@@ -10,10 +10,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from crossentropy.binary_loss import BinaryCoefficients
 from crossentropy.kernels import native
+from crossentropy.row_coefficients import explicit
 from crossentropy.row_loss import RowCoefficients
 
 # What follows the coefficients: the class axis (None for elements), threads (None: torch's number), whether to sum.
@@ -77,7 +79,7 @@ class Form:
         """The coefficients with tensors, which read the same memory."""
         if not isinstance(flat[0], Held):
             return self.whole(flat, lambda value: value)
-        c = flat[0].coefficients
+        c = explicit(np, flat[0].coefficients, np.float64) if self is ROWS else flat[0].coefficients
         arrays = {name: as_tensor(getattr(c, name)) for name in self.tensors}
         return dataclasses.replace(c, **arrays)
 

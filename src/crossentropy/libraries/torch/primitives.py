@@ -55,7 +55,7 @@ class Function(torch.autograd.Function):
     @classmethod
     def apply(cls, *arguments: Any) -> Any:
         # torch's own apply first binds the arguments to the signature, which takes longer than a small loss.
-        above = super(torch.autograd.Function, cls) if not torch._C._are_functorch_transforms_active() else super()
+        above: Any = super(torch.autograd.Function, cls) if not torch._C._are_functorch_transforms_active() else super()
         return above.apply(*arguments)
 
 

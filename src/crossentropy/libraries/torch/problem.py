@@ -15,7 +15,7 @@ import torch
 from crossentropy import reduction
 from crossentropy.arrays import Layout, is_sparse, load_library
 from crossentropy.binary_coefficients import binary_coefficients, check_binary_probabilities
-from crossentropy.kernels import generic
+from crossentropy.kernels import generic, native
 from crossentropy.libraries.torch import core
 from crossentropy.libraries.torch.compute import blocks
 from crossentropy.libraries.torch.conversion import (
@@ -114,7 +114,7 @@ class Problem:
 def row_problem(logits: Any, target: Any, options: LossOptions, *, summary: bool = False) -> Problem:
     """The softmax loss. ``summary``: a target may be absent, and every row is read."""
     layout = Layout.of(tuple(logits.shape), options.axis)
-    if is_held(target, layout, options):
+    if is_held(logits, target, layout, options):
         return held_row_problem(logits, target, layout, options, summary)
     xp, device = Namespace(logits.device), logits.device
     options = as_options(options, device)
@@ -143,10 +143,10 @@ def row_problem(logits: Any, target: Any, options: LossOptions, *, summary: bool
 
 
 def row_parts(
-    xp: Any, logits: Any, target: Any, layout: Layout, options: LossOptions, work: Any, summary: bool
+    xp: Any, logits: Any, target: Any, layout: Layout, options: LossOptions, work: Any, summary: bool, scan: Any = None
 ) -> tuple[RowCoefficients, Any]:
-    """Coefficients and the factor of each row, of the arrays of ``xp``; checked."""
-    coefficients, row_weight = row_coefficients(xp, target, layout, options, work)
+    """Coefficients and the factor of each row, of the arrays of ``xp``; checked. ``scan``: see ``row_coefficients``."""
+    coefficients, row_weight = row_coefficients(xp, target, layout, options, work, scan)
     if coefficients.class_mask is not None:  # in C order, like everything that meets the logits
         mask = xp.astype(coefficients.class_mask, bool)
         coefficients = dataclasses.replace(coefficients, class_mask=mask)
@@ -155,17 +155,19 @@ def row_parts(
     mass = coefficients.target_mass
     if coefficients.dense is not None and options.reduction == "mean" and is_weight(options.normalizer):
         mass = dense_mass(xp, coefficients)
-    divisor = reduction.denominator(xp, options, layout.row_shape, row_weight, coefficients.valid, mass, work)
+    divisor = reduction.denominator(
+        xp, options, layout.row_shape, row_weight, coefficients.valid, mass, work, coefficients.totals
+    )
     return coefficients, factor_of_rows(xp, options, row_weight, divisor)
 
 
+LARGEST = torch.finfo(WORK).max
 quiet_row_parts = np.errstate(all="ignore")(row_parts)
 
 
-def is_held(target: Any, layout: Layout, options: LossOptions) -> bool:
+def is_held(logits: Any, target: Any, layout: Layout, options: LossOptions) -> bool:
     """Labels or sparse targets, and options, that are plain memory of the CPU?"""
-    # A transform wraps what is made while it is active, plain memory or not.
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or not logits.is_cpu:
         return False
     parts = target if is_sparse(target) else (target,)
     if not all(isinstance(part, torch.Tensor) and is_plain(part) for part in parts):
@@ -186,14 +188,13 @@ def held_row_problem(logits: Any, target: Any, layout: Layout, options: LossOpti
             core.values(as_array("target values", values, device)),
         )
     else:
-        target = core.values(as_array("target", target, device))
+        target = core.view(target)
     if not vars(options).keys().isdisjoint(CONVERTED):
         options = as_options(options, device)
         options = options.replace(**{name: core.values(v) for name, v in vars(options).items() if is_tensor(v)})
         parts = quiet_row_parts  # arithmetic with weights may overflow, or divide 0 by 0
-    coefficients, upstream = parts(
-        load_library("numpy").namespace, logits, target, layout, options, np.float64, summary
-    )
+    xp, scan = load_library("numpy").namespace, None if summary else native.label_scan()
+    coefficients, upstream = parts(xp, logits, target, layout, options, np.float64, summary, scan)
     return Problem(
         x=logits,
         axis=layout.axis,
@@ -215,6 +216,8 @@ def is_weight(normalizer: Any) -> bool:
 
 def check_rows(logits: Any, c: RowCoefficients, layout: Layout, summary: bool) -> None:
     """ValueError for a dense target or a probability that is none."""
+    if c.inputs == "logits" and is_plain(c.dense) and core.within(c.dense, 0.0, LARGEST) is not None:
+        return
     xp, x = Namespace(logits.device), ROWS.as_rows(logits, layout.axis)
     c = ROWS.as_tensors([Held(c, ())])
     for block in blocks(x):
@@ -243,7 +246,8 @@ def element_problem(logits: Any, target: Any, options: BinaryOptions) -> Problem
     """The sigmoid loss."""
     xp, device, shape = Namespace(logits.device), logits.device, tuple(logits.shape)
     options, target = as_options(options, device), widened(as_array("target", target, device))
-    coefficients, row_weight = binary_coefficients(xp, target, shape, options, WORK)
+    within = core.within if is_plain(target) else None
+    coefficients, row_weight = binary_coefficients(xp, target, shape, options, WORK, within)
     if values_known(logits):
         check_binary_probabilities(xp, logits, coefficients)
     divisor = reduction.denominator(xp, options, shape, row_weight, coefficients.valid, 1.0, WORK)

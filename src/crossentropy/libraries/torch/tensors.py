@@ -40,7 +40,8 @@ def is_plain(value: Any) -> bool:
         not is_traced(value)
         and value.is_cpu
         and value.layout is torch.strided
-        and not torch._C._functorch.is_functorch_wrapped_tensor(value)
+        # A transform wraps what is made while it is active, plain memory or not.
+        and not torch._C._are_functorch_transforms_active()
         and not differentiable(value)
     )
 
