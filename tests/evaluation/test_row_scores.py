@@ -114,7 +114,7 @@ def test_the_bits_are_the_same_for_any_number_of_threads_and_every_instruction_s
     found = []
     for kernel in native.instruction_sets():
         for threads in (1, 2, 5):
-            monkeypatch.setattr(native, "cores", lambda threads=threads: threads)
+            monkeypatch.setattr(native, "EVERY_CORE", threads)
             found.append(score(kernel, monkeypatch, values, labels))
     for other in found[1:]:
         for name in ("loss", "entropy", "prediction", "prediction_probability"):
