@@ -181,3 +181,28 @@ def test_help_does_not_wait_for_numpy():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--multi-label" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["calibrate", "{}", "--save", "{}"],
+        ["report", "{}", "--html", "{}"],
+        ["report", "{other}", "--baseline", "{}", "--html", "{}"],
+        ["compare", "{}", "{other}", "--html", "{}"],
+        ["compare", "{other}", "{}", "--html", "{}"],
+        ["rows", "{}", "--output", "{}"],
+    ],
+)
+def test_no_command_writes_onto_what_it_reads(run, save, call):
+    columns = as_columns(*softmax_rows(60, 3, seed=5))
+    path, other = save(columns), save(columns, "other.parquet")
+    before = path.read_bytes()
+    link = path.with_name("link.parquet")
+    link.symlink_to(path)
+    for output in (path, link):
+        *arguments, _ = [part.format(path, other=other) for part in call]
+        status, _, error = run(*arguments, output)
+        assert status == 1
+        assert "this is the file that is read" in error
+        assert path.read_bytes() == before

@@ -246,7 +246,9 @@ def run_calibrate(options: argparse.Namespace) -> int:
     if options.output:
         return _fail("-o is written by --apply SCALER.json; a fit is kept by --save SCALER.json", status=2)
     from .commands import calibrate
+    from .formats import keep_inputs
 
+    keep_inputs(options.save, options.file, options.labels)
     fit = calibrate(options.file, method=options.method or "temperature", watch=_with_progress, **_reading(options))
     if options.save:
         fit.scaler.save(options.save)
@@ -276,9 +278,11 @@ def _apply_scaler(options: argparse.Namespace) -> int:
 
 
 def run_rows(options: argparse.Namespace) -> int:
+    from .formats import keep_inputs
     from .row_table import row_batches, worst_rows, write_rows
     from .tables import read_predictions
 
+    keep_inputs(options.output, options.file, options.labels)
     batches = row_batches(read_predictions(options.file, **_reading(options)), options.label_errors)
     write_rows(batches if options.worst is None else worst_rows(batches, options.worst).to_batches(), options.output)
     return 0

@@ -12,6 +12,7 @@ import pyarrow as pa
 from .batches import Batch, PredictionError
 from .calibration_fit import CalibrationFit, fit_calibration
 from .comparison import Comparison, compare_predictions
+from .formats import keep_inputs
 from .log_loss_report import LogLossReport
 from .provenance import Provenance, SourceFile
 from .read_ahead import read_ahead
@@ -63,6 +64,7 @@ def report(
     >>> round(result.loss.mean, 6), result.worst[0].id
     (0.510826, 'r2')
     """
+    keep_inputs(html, source, baseline, how_to_read.get("labels"))
     predictions = read_predictions(source, **how_to_read)
     state = Evaluation.empty(predictions.classes, worst)
     batches = predictions if watch is None else watch(predictions)
@@ -148,6 +150,7 @@ def compare(
     (-0.293893, 0.75)
     """
     options = {**_for_b(how_to_read), **(options_b or {})}
+    keep_inputs(html, a, b, how_to_read.get("labels"), options.get("labels"))
     predictions_a, predictions_b = read_predictions(a, **how_to_read), read_predictions(b, **options)
     result = compare_predictions(predictions_a, predictions_b, moved)
     if html is not None:

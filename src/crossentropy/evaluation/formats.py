@@ -81,6 +81,22 @@ def files_of(source: str | Path) -> list[Path]:
     return paths
 
 
+def keep_inputs(output: str | Path | None, *sources: Any) -> None:
+    """Refuse to write onto a file that is read.
+
+    Raises
+    ------
+    PredictionError : `output` is one of the sources' files
+    """
+    output = None if output is None else Path(output)
+    if output is None or not output.exists():
+        return
+    for source in sources:
+        for part in files_of(source) if isinstance(source, (str, Path)) else ():
+            if part.exists() and output.samefile(part):
+                raise PredictionError(f"{output}: this is the file that is read; choose another name for the output")
+
+
 def open_files(source: str | Path) -> Table:
     """Open a file; or all readable files of a folder or of a pattern, in the order of their names, as one table."""
     paths = files_of(source)

@@ -14,7 +14,7 @@ import pyarrow.compute
 from .arrow_columns import LAYOUTS, Where, numbers
 from .batches import RANGES, PredictionError
 from .columns import LABEL_NAMES, Columns, find_columns
-from .formats import Table, batch_rows, files_of, is_npy, load_npy, open_files
+from .formats import Table, batch_rows, is_npy, keep_inputs, load_npy, open_files
 from .multi_label import CLASSES, two_classes
 from .row_table import write_rows
 from .scaler import Scaler
@@ -61,9 +61,7 @@ def apply_scaler(scaler: Scaler, source: str | Path, output: str | Path, **how_t
     "r1",0.75,0.25
     """
     output, multi_label = Path(output), bool(how_to_read.get("multi_label"))
-    for part in files_of(source):
-        if output.exists() and part.exists() and output.samefile(part):
-            raise PredictionError(f"{output}: this is the file that is read; choose another name for the output")
+    keep_inputs(output, source)
     if is_npy(Path(source)):
         return _write_npy(scaler, Path(source), output, how_to_read.get("inputs", "auto"), multi_label)
     if output.suffix.lower() not in (".parquet", ".csv"):
