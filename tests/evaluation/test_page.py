@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
+import os
 import re
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("jinja2", reason="pages need the extra `report`")
 
-from crossentropy.evaluation import Batch, compare, report
+from crossentropy.evaluation import Batch, PredictionError, compare, report
 from crossentropy.evaluation.page import comparison_page, report_page
 from crossentropy.evaluation.provenance import Provenance, SourceFile
 from crossentropy.evaluation.reliability_diagram import ReliabilitySums
@@ -333,3 +335,25 @@ def test_any_data_has_a_page(data):
     assert "nan" not in re.sub(r"<style>.*?</style>|<script>.*?</script>", "", text, flags=re.DOTALL).lower().split()
     other = compare(p, np.roll(p, 1, axis=0), labels=labels)
     assert Page(comparison_page(other, PROVENANCE)).tags.count("script") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_outputs_that_are_links_or_pipes_stay_what_they_are(tmp_path):
+    probabilities, labels = softmax_rows(40, 3, seed=8)
+    (tmp_path / "real.html").write_text("old")
+    (tmp_path / "link.html").symlink_to("real.html")
+    report(probabilities, labels=labels, html=tmp_path / "link.html")
+    assert (tmp_path / "link.html").is_symlink()
+    assert (tmp_path / "real.html").read_text("utf-8").startswith("<!doctype html>")
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text("utf-8")))
+    reader.start()
+    report(probabilities, labels=labels, html=tmp_path / "pipe")
+    reader.join(30)
+    assert read[0].startswith("<!doctype html>")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.html", "pipe", "real.html"]
+    missing = tmp_path / "nowhere" / "page.html"
+    with pytest.raises(PredictionError, match=r"page\.html: cannot be written: No such file"):
+        report(probabilities, labels=labels, html=missing)
