@@ -12,6 +12,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LinearRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.naive_bayes import GaussianNB
@@ -112,6 +113,14 @@ def test_what_cannot_be_fitted():
         CalibratedClassifier(model).fit(X_fit, y_fit + 7)
     with pytest.raises(ValueError, match="method must be one of"):
         CalibratedClassifier(model, method="isotonic").fit(X_fit, y_fit)
+    with pytest.raises(ValueError, match="label '1' at position 0 is none"):
+        CalibratedClassifier(model).fit(X_fit, np.where(y_fit, "1", "1"))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        CalibratedClassifier(model).fit(X_fit, y_fit[1:])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        CalibratedClassifier(model).fit(X_fit, y_fit, sample_weight=[1.0])
+    with pytest.raises(ValueError, match="LinearRegression has no classes_"):
+        CalibratedClassifier(LinearRegression().fit(X, y)).fit(X_fit, y_fit)
     right = model.predict(X_fit) == y_fit
     with pytest.raises(ValueError, match="every row is right"):
         CalibratedClassifier(model).fit(X_fit[right], y_fit[right])

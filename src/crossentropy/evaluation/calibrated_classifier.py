@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from crossentropy import log_softmax
 
@@ -23,7 +23,7 @@ class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     Parameters
     ----------
-    estimator : a fitted scikit-learn classifier
+    estimator : a fitted scikit-learn classifier; in a `FrozenEstimator` for cross-validation, as clones forget a fit
     method : "temperature", any number of classes; or "affine", two classes
 
     Attributes
@@ -35,7 +35,8 @@ class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     Raises
     ------
     NotFittedError : the estimator is not fitted
-    ValueError : labels that the estimator does not know; nothing to fit (the message says why); a method that is none
+    ValueError : an estimator that is no classifier; labels that it does not know; weights or lengths that do not fit;
+        nothing to fit (the message says why); a method that is none
 
     Examples
     --------
@@ -62,19 +63,23 @@ class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit the scaler to rows that the estimator has not seen; `sample_weight` counts a row several times."""
         check_is_fitted(self.estimator)
+        if not hasattr(self.estimator, "classes_"):
+            raise ValueError(f"estimator must be a classifier; {type(self.estimator).__name__} has no classes_")
         classes = np.asarray(self.estimator.classes_)
         y = column_or_1d(y, warn=True)
-        labels = np.searchsorted(classes, y) if len(classes) else np.zeros(len(y), np.intp)
-        labels = np.minimum(labels, len(classes) - 1)
-        unknown = classes[labels] != y
-        if unknown.any():
-            row = int(np.argmax(unknown))
-            raise ValueError(f"label {y[row]!s} at position {row} is none of the estimator's classes")
+        check_consistent_length(X, y, sample_weight)
+        positions = {name: position for position, name in enumerate(classes.tolist())}
+        labels = np.array([positions.get(label, -1) for label in y.tolist()], np.intp)
+        if (labels < 0).any():
+            row = int(np.argmax(labels < 0))
+            raise ValueError(
+                f"label {y[row : row + 1].tolist()[0]!r} at position {row} is none of the estimator's classes"
+            )
         weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
         logits, inputs = self._predictions(X)
-        batch = Batch(logits, labels, inputs, weights=weights)
         names = tuple(str(name) for name in classes)
         try:
+            batch = Batch(logits, labels, inputs, weights=weights)
             fit = fit_calibration(lambda: [batch], names, self.method, type(self.estimator).__name__)
         except PredictionError as error:
             raise ValueError(str(error)) from None
