@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +13,7 @@ import numpy as np
 from crossentropy import log_softmax, softmax
 
 from .batches import RANGES, PredictionError
+from .whole_file import whole_file
 
 METHODS = ("temperature", "affine")
 # What the file says it is, so that another program's JSON is not taken for a scaler.
@@ -62,10 +63,10 @@ class Scaler:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, not {self.method!r}")
-        if not (_is_number(self.slope) and 0 < self.slope < math.inf):
-            raise ValueError(f"slope must be a number above 0, not {self.slope!r}")
-        if not (_is_number(self.intercept) and math.isfinite(self.intercept)):
-            raise ValueError(f"intercept must be a finite number, not {self.intercept!r}")
+        if not (_is_finite(self.slope) and self.slope > 0 and _is_finite(1 / self.slope)):
+            raise ValueError(f"slope must be a number above 0, with a finite inverse, not {self.slope!r:.40}")
+        if not _is_finite(self.intercept):
+            raise ValueError(f"intercept must be a finite number, not {self.intercept!r:.40}")
         if self.method == "temperature" and self.intercept:
             raise ValueError(f"a temperature has no intercept, but intercept is {self.intercept!r}")
         if self.method == "affine" and len(self.classes) not in (0, 2):
@@ -132,10 +133,8 @@ class Scaler:
 
     def save(self, path: str | Path) -> None:
         """Write the JSON to a file."""
-        try:
-            Path(path).write_text(self.to_json(), "utf-8")
-        except OSError as error:
-            raise PredictionError(f"{path}: cannot be written: {error.strerror or error}") from None
+        with whole_file(Path(path)) as unfinished:
+            unfinished.write_text(self.to_json(), "utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -186,5 +185,6 @@ def scaled(logits: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     return result
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_finite(value: object) -> bool:
+    """A number that a float64 holds; an integer of JSON may be larger."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

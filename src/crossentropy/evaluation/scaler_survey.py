@@ -140,7 +140,7 @@ class ScalerSurvey:
     def obstacle(self, method: str, classes: Sequence[str]) -> str | None:
         """Why there is nothing to fit, in words; None where there is a root."""
         if not self.weight[0] > 0:
-            return "there is no row with a finite loss"
+            return "there is no row with a finite loss and a weight above 0"
         happened = np.flatnonzero(self.class_weight[0])
         if method == "affine":
             if len(happened) == 1:
@@ -163,7 +163,10 @@ class ScalerSurvey:
                 )
             return None
         if not self.spread[0]:
-            return "every row gives the same probability to all its classes: no temperature changes that"
+            return (
+                "every row gives the same probability to all its classes, or all of it to one: no temperature changes "
+                "that"
+            )
         if not self.shortfall[0] > 0:
             return (
                 "every row is right: its label has the highest probability, and the loss falls to its end only as the "
