@@ -46,6 +46,7 @@ LAYERS = [
     {"evaluation.commands"},
     {"evaluation"},
     {"evaluation.cli"},
+    {"__main__"},
 ]
 # Members that do not know of each other: each is one answer to the same question (who computes, whose array).
 STRANGERS = ("kernels.", "libraries.")

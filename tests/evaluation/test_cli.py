@@ -131,6 +131,14 @@ def test_version_is_that_of_the_package(run, monkeypatch):
     assert run("--version")[:2] == (0, "crossentropy 9.9.9\n")
 
 
+def test_the_package_runs_as_a_module(save):
+    path = save(as_columns(*softmax_rows(20, 3, seed=6)))
+    call = [sys.executable, "-m", "crossentropy", "report", str(path)]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "20 rows, 3 classes" in done.stdout
+
+
 def test_demo_trains_saves_and_reports(run, tmp_path):
     pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn, in the extra `report`")
     output = tmp_path / "predictions.parquet"
