@@ -206,6 +206,8 @@ def test_temperature_curve_shows_the_minimum(results):
     assert lowest == pytest.approx(found.temperature, rel=0.05)  # as near as the points are
     with pytest.raises(ValueError, match="10 rows"):
         plots.temperature_curve(replace(found, temperature=None, curve=()))
+    with pytest.raises(ValueError, match="10 rows of finite loss"):
+        plots.temperature_curve(None)
 
 
 def test_many_parts_and_long_names_stay_readable():

@@ -229,20 +229,20 @@ def difference(comparison: ComparisonScores, ax: Axes | None = None, by: str | N
     return ax
 
 
-def temperature_curve(calibration: Calibration, ax: Axes | None = None) -> Axes:
+def temperature_curve(calibration: Calibration | None, ax: Axes | None = None) -> Axes:
     """Draw the mean loss over the temperature that the logits are divided by, and where its minimum lies.
 
     Parameters
     ----------
-    calibration : the `calibration` of a LogLossReport
+    calibration : the `calibration` of a LogLossReport; None where no row has a finite loss
     ax : as in `reliability`, whose result it shares
 
     Raises
     ------
-    ValueError : the report has no temperature, because it has fewer than 10 rows
+    ValueError : the report has no temperature, because it has fewer than 10 rows of finite loss
     """
-    if not calibration.curve or calibration.temperature is None:
-        raise ValueError("there is no temperature to draw: it takes 10 rows")
+    if calibration is None or not calibration.curve or calibration.temperature is None:
+        raise ValueError("there is no temperature to draw: it takes 10 rows of finite loss")
     ax = _axes(ax)
     t, loss = np.array(sorted(calibration.curve)).T
     best = float(np.clip(calibration.temperature, t[0], t[-1]))
