@@ -357,3 +357,14 @@ def test_outputs_that_are_links_or_pipes_stay_what_they_are(tmp_path):
     missing = tmp_path / "nowhere" / "page.html"
     with pytest.raises(PredictionError, match=r"page\.html: cannot be written: No such file"):
         report(probabilities, labels=labels, html=missing)
+
+
+def test_a_comparison_signs_the_ends_of_its_intervals(tmp_path):
+    probabilities, labels = softmax_rows(400, 3, seed=9)
+    sharp = probabilities**3 / (probabilities**3).sum(axis=1, keepdims=True)
+    found = compare(probabilities, sharp, labels=labels, html=tmp_path / "page.html")
+    ends = found.by_class[0].difference.interval
+    assert ends[1] > 0
+    table = (tmp_path / "page.html").read_text("utf-8").split("<tbody>")[1]
+    shown = re.search(r">([+-][\d.]+) to (\+[\d.]+)<", table)
+    assert [float(text) for text in shown.groups()] == pytest.approx(ends, rel=0.005)

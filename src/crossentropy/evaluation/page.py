@@ -139,6 +139,10 @@ def _interval(ends: tuple[float, float] | None, digits: int = 3) -> str:
     return "-" if ends is None else " to ".join(terminal.number(end, digits) for end in ends)
 
 
+def _signed_interval(ends: tuple[float, float] | None) -> str:
+    return "-" if ends is None else " to ".join(_signed(end, 3) for end in ends)
+
+
 def _signed(value: float, digits: int = 4) -> str:
     return "undefined" if math.isnan(value) else ("+" if value > 0 else "") + terminal.number(value, digits)
 
@@ -173,6 +177,7 @@ FILTERS: dict[str, Any] = {
     "text": lambda value: _name(value, LONGEST_TEXT),
     "sort_key": _sort_key,
     "interval": _interval,
+    "signed_interval": _signed_interval,
     "signed": _signed,
     "fingerprint": _fingerprint,
     "costliest": _costliest,
