@@ -154,3 +154,21 @@ def test_importing_the_package_loads_numpy_alone():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["crossentropy"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        *(f"{name}([[0.2, 0.8]])" for name in ("softmax", "log_softmax", "sigmoid", "log_sigmoid", "entropy")),
+        "kl_divergence([[0.2, 0.8]], [[0.5, 0.5]])",
+        "one_hot([0, 1], 2)",
+        "perplexity(1.0)",
+        "softmax_jacobian([[0.2, 0.8]])",
+        "row_statistics([[0.2, 0.8]])",
+        "cross_entropy([[0.2, 0.8]], [1])",
+        "binary_cross_entropy([0.2], [1])",
+    ],
+)
+def test_every_function_can_be_the_first_one_called(call):
+    script = f"import crossentropy as xe; xe.{call}"
+    subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

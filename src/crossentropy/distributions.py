@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import crossentropy.libraries  # noqa: F401  (library_of loads its members)
 from crossentropy.arrays import Layout, check_indices, check_unit_interval, is_integer, library_of, namespace_of
 from crossentropy.kernels import generic
 from crossentropy.options import integer, one_of
