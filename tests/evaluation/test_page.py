@@ -368,3 +368,24 @@ def test_a_comparison_signs_the_ends_of_its_intervals(tmp_path):
     table = (tmp_path / "page.html").read_text("utf-8").split("<tbody>")[1]
     shown = re.search(r">([+-][\d.]+) to (\+[\d.]+)<", table)
     assert [float(text) for text in shown.groups()] == pytest.approx(ends, rel=0.005)
+
+
+def logit_columns(logits, labels):
+    return {"label": labels, **{f"logit_{i}": logits[:, i] for i in range(logits.shape[1])}}
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e150])
+@pytest.mark.filterwarnings("error")
+def test_losses_of_any_size_have_every_form(run, save, tmp_path, scale):
+    logits = np.random.default_rng(10).normal(size=(200, 3))
+    labels = np.arange(200) % 3
+    path = save(logit_columns(scale * logits, labels))
+    mild = save(logit_columns(logits, labels), "mild.parquet")
+    for command in ("report", "calibrate"):
+        assert run(command, path)[0] in (0, 1)
+    for call in (["report", path], ["compare", path, mild], ["compare", mild, path]):
+        status, text, error = run(*call, "--html", tmp_path / "page.html")
+        assert (status, error) == (0, "")
+        assert "inf nats" not in text  # every loss is finite
+        assert "times the probability" in text or call[0] == "report"
+        assert (tmp_path / "page.html").stat().st_size < 300_000

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from crossentropy import perplexity
+
 from .intervals import Spread
 
 
@@ -41,8 +43,8 @@ class MeanDifference:
 
     @property
     def probability_ratio(self) -> float:
-        """The geometric-mean probability of B's labels over that of A's: exp(-mean)."""
-        return math.exp(-self.mean)
+        """The geometric-mean probability of B's labels over that of A's: exp(-mean); infinite where it overflows."""
+        return float(perplexity(-self.mean))
 
     @property
     def win_rate(self) -> float:

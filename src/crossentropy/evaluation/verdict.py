@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from crossentropy import perplexity
+
 from .comparison_scores import ComparisonScores, PartDifference
 from .reliability_diagram import Reliability
 from .scores import LogLossScores, PartLoss
@@ -209,10 +211,11 @@ def comparison_verdict(comparison: ComparisonScores) -> Verdict:
     else:
         better, worse = ("A", "B") if found.mean > 0 else ("B", "A")
         tone, answer = "good", f"{better} is better"
-        ratio = math.exp(abs(found.mean))
+        ratio = float(perplexity(abs(found.mean)))
+        times = "more than 1e308" if math.isinf(ratio) else number(ratio, 4)
         reason = (
             f"On the same rows {better} loses {number(abs(found.mean), 3)} nats less per row: it gives the labels "
-            f"{number(ratio, 4)} times the probability that {worse} gives them (geometric mean)."
+            f"{times} times the probability that {worse} gives them (geometric mean)."
         )
     answers = (_by_how_much(comparison), _how_often(comparison), _where(comparison))
     return Verdict("Which model is better?", answer, tone, reason, answers)
