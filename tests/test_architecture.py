@@ -45,6 +45,7 @@ LAYERS = [
     {"evaluation.language_model", "evaluation.language_model_table", "evaluation.scaled_predictions"},
     {"evaluation.commands"},
     {"evaluation"},
+    {"evaluation.command_line"},
     {"evaluation.cli"},
     {"__main__"},
 ]
