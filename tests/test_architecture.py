@@ -36,6 +36,7 @@ LAYERS = [
     {"evaluation.provenance", "evaluation.scaler_survey", "evaluation.scores", "evaluation.slices"},
     {"evaluation.scaler_fit"},
     {"evaluation.arrow_columns", "evaluation.reliability_diagram", "evaluation.tables", "evaluation.terminal"},
+    {"evaluation.curve_plots"},
     {"evaluation.plots", "evaluation.verdict"},
     {"evaluation.pictures"},
     {"evaluation.page"},
@@ -57,7 +58,7 @@ OPTIONAL = {
     "triton": {"kernels.triton"},
     "jax": {"kernels.xla", "libraries.jax", "optax"},
     "jinja2": {"evaluation.page"},
-    "matplotlib": {"evaluation.pictures", "evaluation.plots"},
+    "matplotlib": {"evaluation.curve_plots", "evaluation.pictures", "evaluation.plots"},
     "pyarrow": {
         *("evaluation.alignment", "evaluation.arrow_columns", "evaluation.calibration_fit", "evaluation.commands"),
         *("evaluation.demo", "evaluation.formats", "evaluation.forms", "evaluation.language_model_table"),

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import curves
 from .calibration import Calibration
 from .comparison_scores import ComparisonScores, MeanDifference
+from .curve_plots import axes_or_new, binary_loss, categorical_loss, log_probability
 from .loss_histogram import BINS_PER_OCTAVE
 from .reliability_diagram import Reliability
 from .scores import LogLossScores
@@ -23,6 +23,17 @@ from .text_table import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+__all__ = [
+    "binary_loss",
+    "categorical_loss",
+    "difference",
+    "log_probability",
+    "loss_by_part",
+    "loss_histogram",
+    "reliability",
+    "temperature_curve",
+]
 
 # A dark and a middle blue, and a light grey that stays visible in print.
 MAIN, SECOND, PALE = "#14507d", "#4f93c4", "#c9d3db"
@@ -33,41 +44,6 @@ LONGEST_NAME = 18
 SMALLEST_DRAWN = 2.0**-20
 # How wide the bars of what is smaller, and of what is infinite, are drawn: as two others.
 BESIDE = 4.0
-
-
-def log_probability(ax: Axes | None = None) -> Axes:
-    """Draw log p and -log p on (0, 1].
-
-    Parameters
-    ----------
-    ax : matplotlib axes to draw into; a new figure where None
-
-    Returns
-    -------
-    matplotlib axes
-
-    Examples
-    --------
-    >>> import matplotlib; matplotlib.use("Agg")
-    >>> from crossentropy.evaluation import plots
-    >>> [line.get_label() for line in plots.log_probability().get_lines()]
-    ['log p', '-log p']
-    """
-    ax = _draw(curves.log_probability(), ax, "log p and -log p", x="p", y="nats", limits=(-5, 5))
-    ax.hlines(0, -0.02, 1.02, color="grey", linewidth=0.8, zorder=0)
-    return ax
-
-
-def binary_loss(ax: Axes | None = None) -> Axes:
-    """Draw the binary loss against p for t = 1 and t = 0. Parameters and result as in `log_probability`."""
-    x = "predicted probability p of t = 1"
-    return _draw(curves.binary_loss(), ax, "Binary cross-entropy", x, y="loss (nats)", limits=(0, 5))
-
-
-def categorical_loss(ax: Axes | None = None) -> Axes:
-    """Draw the loss of one class against the probability it was given. As `log_probability` otherwise."""
-    x = "probability given to the class that happened"
-    return _draw([curves.categorical_loss()], ax, "Categorical cross-entropy", x, y="loss (nats)", limits=(0, 5))
 
 
 def reliability(result: Reliability, ax: Axes | None = None) -> Axes:
@@ -94,7 +70,7 @@ def reliability(result: Reliability, ax: Axes | None = None) -> Axes:
     >>> plots.reliability(sure).get_xlabel()
     'probability given to 0'
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     ax.plot([0, 1], [0, 1], linestyle=(0, (2, 3)), color="grey", linewidth=1, label="means what it says")
     if result.band is not None:
         ax.fill_between(*result.band, color=PALE, linewidth=0, label="calibrated, 95 %", zorder=0)
@@ -123,7 +99,7 @@ def loss_histogram(report: LogLossScores, ax: Axes | None = None) -> Axes:
     report : LogLossReport
     ax : as in `reliability`, whose result it shares
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     found, edges = report.histogram, report.histogram.edges()
     present = np.flatnonzero(found.rows)
     smallest = int(np.searchsorted(edges, SMALLEST_DRAWN))
@@ -187,7 +163,7 @@ def loss_by_part(report: LogLossScores, ax: Axes | None = None, by: str | None =
     ------
     KeyError : the report was not split by that column
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     parts = [part for part in (report.by_class if by is None else report.slices[by]) if part.loss]
     parts.sort(key=lambda part: (-(part.share or 0.0), -(part.loss.mean if part.loss else 0.0)))
     rows = []
@@ -214,7 +190,7 @@ def difference(comparison: ComparisonScores, ax: Axes | None = None, by: str | N
     comparison : Comparison
     ax, by : as in `loss_by_part`
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     parts = [part for part in (comparison.by_class if by is None else comparison.slices[by]) if part.difference]
     parts.sort(key=lambda part: (part.p_value is None, part.p_value))
     rows = [("all rows", *_mean_and_interval(comparison.difference))]
@@ -243,7 +219,7 @@ def temperature_curve(calibration: Calibration | None, ax: Axes | None = None) -
     """
     if calibration is None or not calibration.curve or calibration.temperature is None:
         raise ValueError("there is no temperature to draw: it takes 10 rows of finite loss")
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     t, loss = np.array(sorted(calibration.curve)).T
     best = float(np.clip(calibration.temperature, t[0], t[-1]))
     shown = (t >= min(0.5, best / 2.9)) & (t <= max(2.0, best * 2.9))
@@ -258,14 +234,6 @@ def temperature_curve(calibration: Calibration | None, ax: Axes | None = None) -
     ax.set(xlabel="temperature: below 1 surer, above 1 less sure", ylabel="mean loss (nats)")
     ax.set_title(calibration.direction.capitalize(), fontsize="medium")
     ax.legend(loc="best", fontsize="small", framealpha=0.85, edgecolor="none")
-    return ax
-
-
-def _axes(ax: Axes | None) -> Axes:
-    if ax is None:
-        import matplotlib.pyplot
-
-        ax = matplotlib.pyplot.subplots(layout="constrained")[1]
     return ax
 
 
@@ -302,18 +270,3 @@ def _dots(ax: Axes, rows: Sequence[tuple[str, float, tuple[float, float] | None]
             ax.annotate("infinite", (edge, i), textcoords="offset points", ha=side, fontsize="small", **place)
     ax.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
-
-
-# What lies outside is cut off: 5 nats are a probability of 0.007, and the curves go on to infinity.
-def _draw(
-    lines: Sequence[curves.Curve], ax: Axes | None, title: str, x: str, y: str, limits: tuple[float, float]
-) -> Axes:
-    ax = _axes(ax)
-    for line, style in zip(lines, ("-", "--"), strict=False):  # told apart in print, without colour
-        ax.plot(line.x, line.y, style, label=line.name, linewidth=2)
-    ax.set(title=title, xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=limits)
-    ax.scatter([0.5], [math.log(2)], color="black", s=25, zorder=3)
-    place = {"xytext": (0, 16), "textcoords": "offset points", "ha": "center", "fontsize": "small"}
-    ax.annotate(f"p = 1/2: {math.log(2):.3f}", (0.5, math.log(2)), **place)
-    ax.legend()
-    return ax
