@@ -389,3 +389,23 @@ def test_losses_of_any_size_have_every_form(run, save, tmp_path, scale):
         assert "inf nats" not in text  # every loss is finite
         assert "times the probability" in text or call[0] == "report"
         assert (tmp_path / "page.html").stat().st_size < 300_000
+
+
+def test_a_temperature_beyond_the_grid_is_not_given_as_found():
+    from crossentropy.evaluation import plots
+
+    generator = np.random.default_rng(11)
+    sure = generator.permuted(np.tile([0.9999, 0.00005, 0.00005], (300, 1)), axis=1)  # of what it knows nothing about
+    found = report(sure, labels=generator.integers(3, size=300))
+    assert found.calibration.at_edge
+    top = ReliabilitySums.empty(found.classes, [None]).update(Batch(sure, np.zeros(300, int))).result()[0]
+    said = " ".join(report_verdict(found, top).answers[3].sentences)
+    assert "The temperature beyond 16.0 saves" in said
+    labels = [line.get_label() for line in plots.temperature_curve(found.calibration).get_lines()]
+    assert "best: beyond 16.00" in labels
+
+
+def test_one_row_is_one_row():
+    found = report(np.array([[0.9, 0.1]]), labels=[0])
+    top = ReliabilitySums.empty(found.classes, [None]).update(Batch(np.array([[0.9, 0.1]]), np.array([0]))).result()[0]
+    assert report_verdict(found, top).reason == "1 row says nothing about the rows to come."

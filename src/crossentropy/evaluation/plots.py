@@ -230,7 +230,8 @@ def temperature_curve(calibration: Calibration | None, ax: Axes | None = None) -
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
     ax.axvline(1, color="grey", linestyle=(0, (2, 3)), linewidth=1, label="as it is")
-    ax.axvline(best, color=MAIN, linestyle="--", linewidth=1, label=f"best: {number(calibration.temperature, 4)}")
+    name = f"best: {'beyond ' * calibration.at_edge}{number(calibration.temperature, 4)}"
+    ax.axvline(best, color=MAIN, linestyle="--", linewidth=1, label=name)
     ax.set(xlabel="temperature: below 1 surer, above 1 less sure", ylabel="mean loss (nats)")
     ax.set_title(calibration.direction.capitalize(), fontsize="medium")
     ax.legend(loc="best", fontsize="small", framealpha=0.85, edgecolor="none")

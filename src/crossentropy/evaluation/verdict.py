@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from crossentropy import perplexity
 
+from .calibration import Calibration
 from .comparison_scores import ComparisonScores, PartDifference
 from .reliability_diagram import Reliability
 from .scores import LogLossScores, PartLoss
@@ -64,7 +65,11 @@ def _trust(report: LogLossScores, top: Reliability) -> tuple[str, str, str]:
             "impossible; one such row makes the mean loss infinite.",
         )
     if loss.interval is None:
-        return "care", "Too few rows to tell", f"{counted(loss.rows)} say nothing about the rows to come."
+        return (
+            "care",
+            "Too few rows to tell",
+            f"{counted(loss.rows)} say{'s' * (loss.rows == 1)} nothing about the rows to come.",
+        )
     low, high = loss.interval
     if low > guess:
         return (
@@ -94,7 +99,7 @@ def _calibrated(report: LogLossScores, top: Reliability) -> tuple[str, str, str]
         what = "says more than it knows" if found.gap > 0 else "knows more than it says"
         reason = (
             f"{better}, but it {what}: {_said_and_happened(top)} Dividing its logits by "
-            f"{number(found.temperature, 3)} (crossentropy calibrate) would remove {_percent(share)} of its loss, "
+            f"{_temperature(found)} (crossentropy calibrate) would remove {_percent(share)} of its loss, "
             "measured on rows that this number was not fitted to."
         )
         degree = "Not as they are:" if share >= NOT_AS_THEY_ARE else "Nearly: slightly"
@@ -116,6 +121,11 @@ def _calibrated(report: LogLossScores, top: Reliability) -> tuple[str, str, str]
         f"{better}, and as far as {counted(report.loss.rows)} can tell its probabilities mean what they say: "
         f"{_said_and_happened(top)}{aside}",
     )
+
+
+def _temperature(found: Calibration) -> str:
+    """The temperature, or that the grid of the report ends before it."""
+    return f"{'beyond ' * found.at_edge}{number(found.temperature or 1.0, 3)}"
 
 
 def _said_and_happened(top: Reliability) -> str:
@@ -187,7 +197,7 @@ def _confidence(report: LogLossScores, top: Reliability) -> Answer:
         f"chance explains (z = {found.z:.1f})."
     )
     if found.temperature and found.calibration is not None and found.calibration > 0:
-        sentences.append(f"The temperature {number(found.temperature, 3)} saves {number(found.calibration, 3)}.")
+        sentences.append(f"The temperature {_temperature(found)} saves {number(found.calibration, 3)}.")
     return Answer("Over- or under-confident?", found.direction, tuple(sentences))
 
 
@@ -204,7 +214,7 @@ def comparison_verdict(comparison: ComparisonScores) -> Verdict:
         reason = f"{counted(rows)} gave the label the probability 0 in the other model alone."
     elif ends is None:
         tone, answer = "care", "Too few rows to tell"
-        reason = f"{counted(found.rows)} say nothing about the rows to come."
+        reason = f"{counted(found.rows)} say{'s' * (found.rows == 1)} nothing about the rows to come."
     elif ends[0] <= 0 <= ends[1]:
         tone, answer = "care", "No clear difference"
         reason = f"The difference of the mean losses lies between {_signed(ends[0])} and {_signed(ends[1])} nats."
