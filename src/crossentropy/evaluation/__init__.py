@@ -17,7 +17,7 @@ _HOME = {
     "LanguageModelReport": "language_model_scores",
     "LogLossReport": "log_loss_report",
     "PredictionError": "batches",
-    "Reliability": "reliability",
+    "Reliability": "reliability_diagram",
     "Scaler": "scaler",
     "TextBatch": "language_model",
     "apply_scaler": "scaled_predictions",
