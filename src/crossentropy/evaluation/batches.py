@@ -55,6 +55,10 @@ class Categories:
     def take(self, rows: np.ndarray) -> Self:
         return replace(self, codes=self.codes[rows])
 
+    def texts(self) -> np.ndarray:
+        """The text of every row."""
+        return np.array(self.names, object)[self.codes]
+
 
 # How far the sum of a row's soft labels may be from 1: distributions rounded to two decimals or so pass.
 LABEL_SUM_TOLERANCE = 0.01

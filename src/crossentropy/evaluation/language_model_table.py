@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,49 @@ def language_model_report(
     ------
     PredictionError : a column is missing, a log-probability above 0 or missing, a count below 1
     """
+    texts = read_texts(source, log_prob=log_prob, tokens=tokens, bytes=bytes, id=id, weight=weight, group=group, by=by)
+    state = LanguageModelEvaluation.empty(worst)
+    for batch in texts:
+        state = state.update(batch)
+    try:
+        return state.result(texts.source, texts.reading)
+    except PredictionError as error:
+        raise PredictionError(f"{texts.source}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A table of texts, read in batches as often as it is iterated; `columns` maps roles to the columns found."""
+
+    table: Table
+    columns: Mapping[str, str | None]
+    by: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        return self.table.source
+
+    @property
+    def reading(self) -> tuple[str, ...]:
+        """How the columns were read."""
+        return (", ".join(f"{role} from {name!r}" for role, name in self.columns.items() if name is not None),)
+
+    def __iter__(self) -> Iterator[TextBatch]:
+        return _batches(self.table, self.columns, self.by)
+
+
+def read_texts(
+    source: Any,
+    *,
+    log_prob: str | None = None,
+    tokens: str | None = None,
+    bytes: str | None = None,
+    id: str | None = None,
+    weight: str | None = None,
+    group: str | None = None,
+    by: Sequence[str] = (),
+) -> Texts:
+    """Find the columns of a table of texts; arguments and errors as in `language_model_report`."""
     table = open_stream(source) if hasattr(source, "__arrow_c_stream__") else open_files(source)
     by = (by,) if isinstance(by, str) else tuple(by)
     found = {
@@ -76,14 +120,7 @@ def language_model_report(
             f"{table.source}: there is no column of log-probabilities among {', '.join(map(repr, table.kinds))}; "
             "name it with log_prob"
         )
-    state = LanguageModelEvaluation.empty(worst)
-    for batch in _batches(table, found, by):
-        state = state.update(batch)
-    roles = ", ".join(f"{role} from {name!r}" for role, name in found.items() if name is not None)
-    try:
-        return state.result(table.source, (roles,))
-    except PredictionError as error:
-        raise PredictionError(f"{table.source}: {error}") from None
+    return Texts(table, found, by)
 
 
 def _usual(table: Table, names: Sequence[str]) -> list[str]:
@@ -117,6 +154,7 @@ def _batches(table: Table, found: Mapping[str, str | None], by: Sequence[str]) -
             weights=values.get("weight"),
             groups=categories(rows, found["group"], where) if found["group"] is not None else None,
             slices={name: categories(rows, name, where) for name in by},
+            first_row=first_row,
         )
         first_row += rows.num_rows
 
