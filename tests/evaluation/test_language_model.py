@@ -92,6 +92,7 @@ def test_without_counts_there_is_the_loss_per_row_alone(save):
     [
         ({"log_prob": [-1.0, 0.5]}, r"row 1 .*id 'b': 0.5 in column 'log_prob' is not the logarithm"),
         ({"log_prob": [float("nan"), -1.0]}, r"row 0 .*nan in column 'log_prob'"),
+        ({"log_prob": [-1.0, -1e300]}, r"row 1 .*id 'b': -1e\+300 in column 'log_prob' is not the logarithm"),
         ({"tokens": [1, 0]}, r"row 1 .*0.0 in column 'tokens' is not a number of tokens"),
         ({"bytes": ["x", "y"]}, r"'bytes' is meant to hold numbers, not text"),
         ({"weight": [0.0, 0.0]}, r"all 2 rows have weight 0"),

@@ -62,8 +62,9 @@ class Categories:
 
 # How far the sum of a row's soft labels may be from 1: distributions rounded to two decimals or so pass.
 LABEL_SUM_TOLERANCE = 0.01
-# Intervals need the third powers of the weights, which must neither overflow nor vanish.
-WEIGHTS = (1e-100, 1e100)
+# Intervals need the third power of weight times loss, which must neither overflow nor, by the weight alone, vanish.
+WEIGHTS = (1e-50, 1e50)
+LARGEST_LOSS = 1e50
 # inputs -> lowest value, highest value, whether the highest is excluded, what a value is called
 RANGES = {
     "probs": (0.0, 1.0, False, "a probability: it lies outside [0, 1]"),
@@ -86,7 +87,7 @@ class Batch:
         (rows, classes), each row a distribution. `labels` is then the most probable class, `targets` the distribution
     inputs : "probs", every value in [0, 1]; "log_probs", every value <= 0; or "logits", any value but NaN and +inf
     ids : sequence of `rows` values, or None; only the ids of rows that are shown are ever looked at
-    weights : float array, shape (rows,), 0 or from 1e-100 to 1e100, or None for 1 each
+    weights : float array, shape (rows,), 0 or from 1e-50 to 1e50, or None for 1 each
     groups : the cluster of each row: rows that belong together and count as one observation
     slices : name -> the value of each row, for every column by which the loss is split
     first_row : position of the first row in the whole, counted from 0; used in messages

@@ -10,6 +10,7 @@ import pyarrow as pa
 from crossentropy.reduction import NATS_PER_UNIT
 
 from .alignment import taken
+from .batches import PredictionError
 from .language_model_table import Texts, read_texts
 from .row_table import worst_rows
 
@@ -20,7 +21,9 @@ def text_row_batches(texts: Texts) -> Iterator[pa.RecordBatch]:
     Columns: row (counted from 0), id where there is one, loss in nats; tokens and nats_per_token, bytes and
     bits_per_byte where they are counted.
     """
+    rows = 0
     for batch in texts:
+        rows += len(batch.log_prob)
         kept = batch.kept
         loss = batch.loss[kept]
         columns: dict[str, Any] = {"row": batch.first_row + kept}
@@ -34,6 +37,8 @@ def text_row_batches(texts: Texts) -> Iterator[pa.RecordBatch]:
             columns["bytes"] = batch.counts["bytes"][kept]
             columns["bits_per_byte"] = loss / columns["bytes"] / NATS_PER_UNIT["bits"]
         yield pa.RecordBatch.from_pydict({name: pa.array(values) for name, values in columns.items()})
+    if not rows:
+        raise PredictionError(f"{texts.source}: there are no rows")
 
 
 def worst_by(texts: Texts) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .arrow_columns import Where, categories, numbers
-from .batches import PredictionError
+from .arrow_columns import Where, categories, numbers, plain
+from .batches import LARGEST_LOSS, PredictionError
 from .columns import ID_NAMES, WEIGHT_NAMES
 from .formats import Table, open_files, open_stream
 from .language_model import LanguageModelEvaluation, TextBatch
@@ -23,7 +22,7 @@ LOG_PROB_NAME = re.compile(r"(token_?|sum_?|total_?)?log_?(p|probs?|likelihood|l
 COUNT_NAMES = {unit: (unit, f"num_{unit}", f"n_{unit}", f"{unit[:-1]}_count") for unit in ("tokens", "bytes")}
 # role -> lowest and highest value, what a value is. Intervals need the third power of weight times count.
 RANGES = {
-    "log_prob": (-math.inf, 0.0, "the logarithm of a probability: at most 0"),
+    "log_prob": (-LARGEST_LOSS, 0.0, "the logarithm of a probability: from -1e50 to 0, or -inf"),
     "tokens": (1.0, 1e50, "a number of tokens: at least 1"),
     "bytes": (1.0, 1e50, "a number of bytes: at least 1"),
     "weight": (0.0, 1e50, "a weight: a number from 1e-50 to 1e50, or 0"),
@@ -145,7 +144,7 @@ def _batches(table: Table, found: Mapping[str, str | None], by: Sequence[str]) -
     texts = [name for name in (found["id"], found["group"], *by) if name is not None]
     first_row = 0
     for rows in table.read(list(numeric.values()), list(dict.fromkeys(texts)), 1):
-        where = Where(table.source, first_row, rows.column(found["id"]) if found["id"] is not None else None)
+        where = Where(table.source, first_row, plain(rows.column(found["id"])) if found["id"] is not None else None)
         values = {role: _checked(rows, role, name, where) for role, name in numeric.items()}
         yield TextBatch(
             values["log_prob"],
@@ -163,6 +162,8 @@ def _checked(rows: pa.RecordBatch, role: str, name: str, where: Where) -> np.nda
     values = numbers(rows, name, where).astype(np.float64)
     lowest, highest, what = RANGES[role]
     bad = ~((values >= lowest) & (values <= highest))
+    if role == "log_prob":
+        bad &= values != -np.inf
     if role == "weight":
         bad |= (values > 0) & (values < 1 / highest)
     if bad.any():

@@ -26,8 +26,9 @@ def row_batches(predictions: Predictions, label_errors: bool = False) -> Iterato
     since the thresholds of confident learning need all rows.
     """
     thresholds = _thresholds(predictions) if label_errors else None
-    names = pa.array(predictions.classes)
+    names, rows = pa.array(predictions.classes), 0
     for batch in predictions:
+        rows += batch.seen
         scores = RowScores.of(batch)
         if thresholds is None:
             kept = np.arange(batch.rows)
@@ -44,6 +45,8 @@ def row_batches(predictions: Predictions, label_errors: bool = False) -> Iterato
         for name in ("label_probability", "prediction_probability", "loss", "entropy"):
             columns[name] = pa.array(getattr(scores, name)[kept].astype(np.float64))
         yield pa.RecordBatch.from_pydict(columns)
+    if not rows:
+        raise PredictionError(f"{predictions.source}: there are no rows")
 
 
 def worst_rows(batches: Iterable[pa.RecordBatch], most: int, by: str = "loss") -> pa.Table:
