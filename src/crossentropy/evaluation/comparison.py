@@ -84,17 +84,21 @@ def compare_rows(
         loss_a, loss_b, weights = loss_a / count, loss_b / count, count if weights is None else weights * count
     groups = None if rows_a.groups is None else Categories.of(rows_a.groups[pairs.a])
 
-    def by(values: np.ndarray, names: Sequence[str]) -> tuple[PartDifference, ...]:
-        return _parts(_Paired(loss_a, loss_b, weights, values, len(names)), names)
-
     whole = _Paired(loss_a, loss_b, weights, np.zeros(len(loss_a), np.intp), 1)
-    difference, clusters = whole.difference(0), None
+    difference, clusters, inflation = whole.difference(0), None, 1.0
     if groups is not None and difference is not None:
         finite = whole.finite
         sums = ClusterSums.empty().update(
             groups.codes[finite], groups.names, whole.values[finite], None if weights is None else weights[finite]
         )
-        difference, clusters = _with_spread(difference, sums), len(sums.keys)
+        by_row, spread = difference.spread, sums.spread()
+        difference, clusters = replace(difference, spread=spread), len(sums.keys)
+        if by_row and spread and by_row.standard_error:
+            inflation = max(1.0, spread.standard_error / by_row.standard_error)
+
+    def by(values: np.ndarray, names: Sequence[str]) -> tuple[PartDifference, ...]:
+        return _parts(_Paired(loss_a, loss_b, weights, values, len(names)), names, inflation)
+
     slices = {name: Categories.of(values[pairs.a]) for name, values in rows_a.slices.items()}
 
     def shown(order: np.ndarray, sign: int) -> tuple[MovedRow, ...]:
@@ -162,15 +166,13 @@ class _Paired:
         )
 
 
-def _parts(paired: _Paired, names: Sequence[str]) -> tuple[PartDifference, ...]:
+def _parts(paired: _Paired, names: Sequence[str], inflation: float) -> tuple[PartDifference, ...]:
+    """The difference in every part; what clusters do to the standard error of all rows, they are taken to do to it."""
     found = [paired.difference(i) for i in range(len(names))]
+    found = [d and replace(d, spread=d.spread and d.spread.inflated(inflation)) for d in found]
     tested = {i: d.spread.p_value() for i, d in enumerate(found) if d and d.spread and math.isfinite(d.mean)}
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     return tuple(PartDifference(name, found[i], adjusted.get(i)) for i, name in enumerate(names))
-
-
-def _with_spread(difference: MeanDifference, clusters: ClusterSums) -> MeanDifference:
-    return replace(difference, spread=clusters.spread())
 
 
 def _moved(
