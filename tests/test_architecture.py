@@ -23,6 +23,7 @@ LAYERS = [
     {"torch", "optax", "evaluation.batches", "evaluation.intervals"},
     {"evaluation.scaler", "evaluation.whole_file"},
     {"evaluation.calibration", "evaluation.temperature_sums", "evaluation.clusters", "evaluation.columns"},
+    {"evaluation.label_frequencies"},
     {"evaluation.class_index", "evaluation.comparison_scores", "evaluation.multi_label", "evaluation.read_ahead"},
     {"evaluation.corp", "evaluation.curves", "evaluation.formats", "evaluation.forms", "evaluation.loss_histogram"},
     {

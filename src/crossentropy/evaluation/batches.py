@@ -90,6 +90,7 @@ class Batch:
     weights : float array, shape (rows,), 0 or from 1e-50 to 1e50, or None for 1 each
     groups : the cluster of each row: rows that belong together and count as one observation
     slices : name -> the value of each row, for every column by which the loss is split
+    questions : what each row's label answers, where rows are asked different things: each has a class prior of its own
     first_row : position of the first row in the whole, counted from 0; used in messages
     columns : names of the columns of `predictions`; used in messages
 
@@ -115,6 +116,7 @@ class Batch:
     slices: Mapping[str, Categories] = field(default_factory=dict)
     first_row: int = 0
     columns: Sequence[str] | None = field(default=None, repr=False)
+    questions: Categories | None = None
     seen: int = field(init=False)
     positions: np.ndarray | None = field(init=False, default=None, repr=False)
     targets: np.ndarray | None = field(init=False, default=None, repr=False)
@@ -140,6 +142,7 @@ class Batch:
                 f"labels must be integers of shape ({rows},), one per row, not {labels.dtype} of shape {labels.shape}"
             )
         per_row: dict[str, Any] = {"ids": self.ids, "weights": weights, "groups": self.groups and self.groups.codes}
+        per_row["questions"] = self.questions and self.questions.codes
         per_row |= {f"slice {name!r}": column.codes for name, column in self.slices.items()}
         for name, values in per_row.items():
             if values is not None and len(values) != rows:
@@ -164,6 +167,7 @@ class Batch:
             targets=None if self.targets is None else self.targets[kept],
             weights=None if self.weights is None else self.weights[kept],
             groups=self.groups and self.groups.take(kept),
+            questions=self.questions and self.questions.take(kept),
             slices={name: column.take(kept) for name, column in self.slices.items()},
             positions=kept,
         )
