@@ -104,6 +104,14 @@ def test_bad_texts_are_named(save, change, message):
         language_model_report(save({"id": ["a", "b"], "log_prob": [-1.0, -2.0], **change}))
 
 
+def test_nothing_of_a_text_of_weight_0_is_looked_at(save):
+    columns = {"log_prob": [-1.0, 7.0, None, -3.0], "tokens": [2, 0, None, 2], "weight": [1.0, 0.0, 0.0, 1.0]}
+    found = language_model_report(save(columns))
+    assert (found.per["rows"].rows, found.per["tokens"].mean) == (2, 1.0)
+    with pytest.raises(PredictionError, match=r"row 3 .*5\.0 in column 'log_prob'"):
+        language_model_report(save({**columns, "log_prob": [-1.0, 7.0, None, 5.0]}))
+
+
 def test_columns_that_are_missing(save):
     with pytest.raises(PredictionError, match=r"no column of log-probabilities among 'x'"):
         language_model_report(save({"x": [1.0]}))

@@ -510,7 +510,7 @@ def test_categories_of_polars():
 def test_losses_whose_powers_no_float_holds_are_refused(inputs):
     values, labels = np.array([[0.0, -1.0, -1.7e308]] * 20), [0, 1] * 10
     assert np.isfinite(report(values, labels=labels, inputs=inputs).loss.interval).all()  # nobody lost it
-    with pytest.raises(PredictionError, match=r"row 1 .*: a loss of 1\.7e\+308 nats"):
+    with pytest.raises(PredictionError, match=r"array: row 1 .*: a loss of 1\.7e\+308 nats"):
         report(values, labels=[0, 2] * 10, inputs=inputs)
 
 

@@ -48,7 +48,7 @@ class Where:
     def batch(self, **values: Any) -> Batch:
         """A batch of these rows, whose problems name the source."""
         try:
-            return Batch(ids=self.ids, first_row=self.first_row, **values)
+            return Batch(ids=self.ids, first_row=self.first_row, source=self.source, **values)
         except PredictionError as error:
             raise PredictionError(f"{self.source}: {error}") from None
 

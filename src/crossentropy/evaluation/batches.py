@@ -91,6 +91,7 @@ class Batch:
     groups : the cluster of each row: rows that belong together and count as one observation
     slices : name -> the value of each row, for every column by which the loss is split
     questions : what each row's label answers, where rows are asked different things: each has a class prior of its own
+    source : what the rows were read from; used in messages
     first_row : position of the first row in the whole, counted from 0; used in messages
     columns : names of the columns of `predictions`; used in messages
 
@@ -117,6 +118,7 @@ class Batch:
     first_row: int = 0
     columns: Sequence[str] | None = field(default=None, repr=False)
     questions: Categories | None = None
+    source: str = ""
     seen: int = field(init=False)
     positions: np.ndarray | None = field(init=False, default=None, repr=False)
     targets: np.ndarray | None = field(init=False, default=None, repr=False)
@@ -213,6 +215,10 @@ class Batch:
         """Name a row in a message: its position in the whole, and its id where there is one."""
         name = f"row {self.first_row + self.position(row)} (counted from 0)"
         return name if self.ids is None else f"{name}, id {self.id(row)!r}"
+
+    def error(self, row: int, problem: str) -> PredictionError:
+        """A problem of one row that is found after the batch was made."""
+        return PredictionError(f"{self.source}: " * bool(self.source) + f"{self.where(row)}: {problem}")
 
     def position(self, row: int) -> int:
         """Where a row stands among all rows of the batch, those of weight 0 included."""

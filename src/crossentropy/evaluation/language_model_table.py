@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -145,12 +145,20 @@ def _batches(table: Table, found: Mapping[str, str | None], by: Sequence[str]) -
     first_row = 0
     for rows in table.read(list(numeric.values()), list(dict.fromkeys(texts)), 1):
         where = Where(table.source, first_row, plain(rows.column(found["id"])) if found["id"] is not None else None)
-        values = {role: _checked(rows, role, name, where) for role, name in numeric.items()}
+        weights = _checked(rows, "weight", found["weight"], where) if found["weight"] is not None else None
+        kept = np.arange(rows.num_rows) if weights is None else np.flatnonzero(weights)
+        read, at = rows, where
+        if len(kept) < rows.num_rows:  # rows of weight 0 may hold anything: they are not looked at
+            read, at = rows.take(pa.array(kept)), replace(where, kept=kept)
+        values = {}
+        for role in (role for role in numeric if role != "weight"):
+            values[role] = np.full(rows.num_rows, -1.0 if role == "log_prob" else 1.0)
+            values[role][kept] = _checked(read, role, numeric[role], at)
         yield TextBatch(
             values["log_prob"],
             {unit: values[unit] for unit in COUNT_NAMES if unit in values},
             ids=where.ids,
-            weights=values.get("weight"),
+            weights=weights,
             groups=categories(rows, found["group"], where) if found["group"] is not None else None,
             slices={name: categories(rows, name, where) for name in by},
             first_row=first_row,

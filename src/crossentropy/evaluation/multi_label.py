@@ -81,5 +81,6 @@ def by_class(rows: Batch, present: np.ndarray, classes: Sequence[str]) -> Batch:
         groups=(rows.groups or own).take(which),
         slices={"label": question, **slices},
         questions=question,
+        source=rows.source,
         first_row=rows.first_row * count,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from crossentropy import cross_entropy, row_statistics
 from crossentropy.kernels import native
 
-from .batches import LARGEST_LOSS, Batch, PredictionError, RowLoss
+from .batches import LARGEST_LOSS, Batch, RowLoss
 from .temperature_sums import INVERSE_TEMPERATURES, TemperatureSums, folds
 
 _FLOATS = ("loss", "entropy", "label_probability", "prediction_probability")
@@ -62,16 +62,12 @@ class RowScores:
             loss = results["loss"]
             if (huge := (loss > LARGEST_LOSS) & (loss < np.inf)).any():
                 row = int(huge.argmax())
-                raise PredictionError(
-                    f"{batch.where(row)}: a loss of {loss[row]:.3g} nats; -inf says that something cannot happen"
-                )
+                raise batch.error(row, f"a loss of {loss[row]:.3g} nats; -inf says that something cannot happen")
         prediction = results["prediction"]
         if prediction.min() < 0:
             undefined = prediction < 0
             if batch.inputs == "logits":
-                raise PredictionError(
-                    f"{batch.where(int(undefined.argmax()))}: every logit is -inf: no class can occur"
-                )
+                raise batch.error(int(undefined.argmax()), "every logit is -inf: no class can occur")
             # every probability is 0: the loss is infinite, the first class is as good as any
             prediction[undefined], results["entropy"][undefined] = 0, 0.0
         return cls(batch, **results, temperatures=temperatures)
