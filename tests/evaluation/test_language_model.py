@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossentropy.evaluation import LanguageModelEvaluation, PredictionError, TextBatch, language_model_report
+from crossentropy.evaluation import (
+    Categories,
+    Evaluation,
+    LanguageModelEvaluation,
+    PredictionError,
+    TextBatch,
+    language_model_report,
+)
 
 from .test_report import same_sums
 
@@ -76,6 +83,22 @@ def test_merge_of_any_split_is_the_whole(cuts, seed):
         merged = merged.merge(part(start, stop))
     same_sums(merged, part(0, 80))
     assert merged.result().per["rows"].infinite == 1
+
+
+def test_a_state_of_texts_survives_as_bytes():
+    columns = texts()
+    weights, codes = np.arange(200) % 3 * 1.0, np.arange(200) // 8
+    groups = Categories(codes, tuple(map(str, range(25))))
+    counts = {"tokens": columns["num_tokens"].astype(float)}
+    batch = TextBatch(columns["log_prob"], counts, columns["id"], weights, groups, {"site": groups})
+    state = LanguageModelEvaluation.empty(3).update(batch)
+    again = LanguageModelEvaluation.from_bytes(state.to_bytes())
+    same_sums(again, state)
+    assert again.merge(state).result() == state.merge(state).result()
+    with pytest.raises(ValueError, match="damaged or of another version"):
+        LanguageModelEvaluation.from_bytes(state.to_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"."):
+        Evaluation.from_bytes(state.to_bytes())
 
 
 def test_without_counts_there_is_the_loss_per_row_alone(save):

@@ -17,6 +17,7 @@ import numpy as np
 
 from crossentropy import cross_entropy
 
+from . import state_bytes
 from .accumulators import LossSums
 from .batches import Categories, PredictionError
 from .clusters import ClusterSums
@@ -130,6 +131,23 @@ class LanguageModelEvaluation:
             clusters=_merged(self.clusters, other.clusters),
             slices=_merged(self.slices, other.slices),
         )
+
+    def to_bytes(self) -> bytes:
+        """The state as bytes: keep it, or send it to where the parts are merged."""
+        return state_bytes.to_bytes(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The state that `to_bytes` wrote.
+
+        Raises
+        ------
+        ValueError : the bytes are not a saved state of texts, are damaged, or are of another version
+        """
+        state = state_bytes.from_bytes(data, (cls, LossSums, TextLoss, ClusterSums, SliceSums))
+        if not isinstance(state, cls):
+            raise ValueError("the bytes are a part of an evaluation, not a whole one")
+        return state
 
     def result(self, source: str = "", reading: Sequence[str] = ()) -> LanguageModelReport:
         """The numbers, from the sums.
