@@ -73,11 +73,7 @@ def parser() -> argparse.ArgumentParser:
         "--worst", metavar="N", type=_count, default=10, help="wrong rows to show (default: %(default)s)"
     )
     report.add_argument("--baseline", metavar="FILE", help="predictions for the same rows to measure the skill against")
-    texts = report.add_argument_group("language models", "rows that hold the log-probability of a text")
-    texts.add_argument("--language-model", action="store_true", help="loss per token, perplexity and bits per byte")
-    texts.add_argument("--log-prob", metavar="COLUMN", help="the log-probability of the whole text (implies the above)")
-    texts.add_argument("--tokens", metavar="COLUMN", help="the number of tokens of the text")
-    texts.add_argument("--bytes", metavar="COLUMN", help="the number of bytes of the text")
+    _add_texts(report)
     report.add_argument("--html", metavar="OUT", help="write a page as well: one file, to mail or to keep")
     report.add_argument("--json", action="store_true", help="the same numbers as JSON")
 
@@ -99,8 +95,9 @@ def parser() -> argparse.ArgumentParser:
         "--fail-if-worse-than",
         metavar="NATS",
         type=float,
-        help=f"end with status {WORSE} where B's mean loss is more than NATS above A's",
+        help=f"end with status {WORSE} where B's mean loss (per token for texts) is more than NATS above A's",
     )
+    _add_texts(compare)
     compare.add_argument("--html", metavar="OUT", help="write a page as well: one file, to mail or to keep")
     compare.add_argument("--json", action="store_true", help="the same numbers as JSON")
 
@@ -133,6 +130,7 @@ def parser() -> argparse.ArgumentParser:
     rows.add_argument("file", metavar="FILE", help="predictions, as for report")
     _add_reading(rows)
     rows.add_argument("--worst", metavar="N", type=_count, help="only so many rows, the largest losses first")
+    _add_texts(rows)
     rows.add_argument("--label-errors", action="store_true", help="only rows whose label is suspected to be wrong")
     rows.add_argument("--output", metavar="FILE", help="write a .parquet or .csv file")
     return top
@@ -170,6 +168,30 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_texts(command: argparse.ArgumentParser) -> None:
+    texts = command.add_argument_group("language models", "rows that hold the log-probability of a text")
+    texts.add_argument("--language-model", action="store_true", help="loss per token, perplexity and bits per byte")
+    texts.add_argument("--log-prob", metavar="COLUMN", help="the log-probability of the whole text")
+    texts.add_argument("--tokens", metavar="COLUMN", help="the number of tokens of the text")
+    texts.add_argument(
+        "--bytes", metavar="COLUMN", help="the number of bytes of the text; each of these three implies the first"
+    )
+
+
+def _texts(options: argparse.Namespace) -> dict[str, Any] | None:
+    """How to read a table of texts; None where the predictions are of classes."""
+    own = ("log_prob", "tokens", "bytes")
+    if not options.language_model and not any(getattr(options, name) for name in own):
+        return None
+    other = ("labels", "label", "classes", "multi_label", "baseline", "labels_b", "html", "label_errors")
+    given = [name for name in other if getattr(options, name, None)]
+    given += [name for name in ("inputs", "label_kind") if getattr(options, name) != "auto"]
+    if given:
+        flag = "--" + given[0].replace("_", "-")
+        raise SystemExit(_fail(f"{flag} is for predictions of classes and has no meaning for texts", status=2))
+    return {name: getattr(options, name) for name in (*own, "id", "weight", "group", "by")}
+
+
 def _reading(options: argparse.Namespace) -> dict[str, Any]:
     names = ("labels", "label", "classes", "id", "weight", "group", "by", "inputs", "label_kind", "multi_label")
     return {name: getattr(options, name) for name in names}
@@ -195,14 +217,10 @@ def run_version() -> int:
 def run_report(options: argparse.Namespace) -> int:
     from .commands import report
 
-    if options.language_model or options.log_prob:
-        if options.html:
-            return _fail("--html is for predictions of classes; for language models there is --json", status=2)
+    if (texts := _texts(options)) is not None:
         from .language_model_table import language_model_report
 
-        names = ("log_prob", "tokens", "bytes", "id", "weight", "group", "by", "worst")
-        texts = language_model_report(options.file, **{name: getattr(options, name) for name in names})
-        return _show(texts, options.json)
+        return _show(language_model_report(options.file, worst=options.worst, **texts), options.json)
     own = {name: getattr(options, name) for name in ("worst", "baseline", "html")}
     _show(report(options.file, watch=_with_progress, **own, **_reading(options)), options.json)
     return _wrote(options)
@@ -230,9 +248,14 @@ def _with_progress(predictions: Predictions) -> Iterator[Batch]:
 def run_compare(options: argparse.Namespace) -> int:
     from .commands import compare
 
-    for_b = {"labels": options.labels_b} if options.labels_b else {}
-    own = {"moved": options.moved, "html": options.html}
-    result = compare(options.a, options.b, options_b=for_b, **own, **_reading(options))
+    if (texts := _texts(options)) is not None:
+        from .language_model_comparison import compare_language_models
+
+        result = compare_language_models(options.a, options.b, moved=options.moved, **texts)
+    else:
+        for_b = {"labels": options.labels_b} if options.labels_b else {}
+        own = {"moved": options.moved, "html": options.html}
+        result = compare(options.a, options.b, options_b=for_b, **own, **_reading(options))
     _show(result, options.json)
     _wrote(options)
     limit = options.fail_if_worse_than
@@ -279,8 +302,17 @@ def run_rows(options: argparse.Namespace) -> int:
     from .row_table import row_batches, worst_rows, write_rows
     from .tables import read_predictions
 
-    batches = row_batches(read_predictions(options.file, **_reading(options)), options.label_errors)
-    write_rows(batches if options.worst is None else worst_rows(batches, options.worst).to_batches(), options.output)
+    if (texts := _texts(options)) is not None:
+        from .language_model_row_table import text_row_batches, worst_by
+        from .language_model_table import read_texts
+
+        found = read_texts(options.file, **texts)
+        batches, by = text_row_batches(found), worst_by(found)
+    else:
+        batches, by = row_batches(read_predictions(options.file, **_reading(options)), options.label_errors), "loss"
+    if options.worst is not None:
+        batches = iter(worst_rows(batches, options.worst, by).to_batches())
+    write_rows(batches, options.output)
     return 0
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from crossentropy import perplexity
 
 from .intervals import Spread
 
@@ -42,7 +44,7 @@ class MeanDifference:
     @property
     def probability_ratio(self) -> float:
         """The geometric-mean probability of B's labels over that of A's: exp(-mean)."""
-        return math.exp(-self.mean)
+        return float(perplexity(-self.mean))  # math.exp would raise where it is too large for a float
 
     @property
     def win_rate(self) -> float:
@@ -69,7 +71,7 @@ class MovedRow:
 
     row: int
     id: int | str | None
-    label: str
+    label: str | None
     loss_a: float
     loss_b: float
 
@@ -80,7 +82,11 @@ class MovedRow:
 
 @dataclass(frozen=True)
 class ComparisonScores:
-    """All numbers of a comparison; `alignment` says how the rows were brought together."""
+    """All numbers of a comparison; `alignment` says how the rows were brought together.
+
+    Losses and differences are means per `unit`, "row" for predictions of classes, for texts "token", "byte" or "row";
+    `per` has the difference per every unit that both models count.
+    """
 
     source_a: str
     source_b: str
@@ -95,3 +101,5 @@ class ComparisonScores:
     slices: Mapping[str, tuple[PartDifference, ...]]
     better: tuple[MovedRow, ...]
     worse: tuple[MovedRow, ...]
+    unit: str = "row"
+    per: Mapping[str, MeanDifference] = field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -105,7 +104,7 @@ def _summary(report: LanguageModelReport) -> RenderableType:
             grid.add_row("", f"{low} to {high} nats with 95 % confidence{units}")
     tokens = report.per.get("tokens")
     if tokens and report.perplexity is not None:
-        ends = [math.exp(end) for end in tokens.interval] if tokens.interval else []
+        ends = [float(perplexity(end)) for end in tokens.interval] if tokens.interval else []
         interval = f", {' to '.join(number(end, 4) for end in ends)} with 95 % confidence" if ends else ""
         grid.add_row("Perplexity", Text(f"{number(report.perplexity)}{interval}", style="bold"))
     if report.bits_per_byte is not None:
