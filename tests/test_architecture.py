@@ -23,6 +23,7 @@ LAYERS = [
     {"torch", "optax", "evaluation.batches", "evaluation.intervals"},
     {"evaluation.scaler", "evaluation.whole_file"},
     {"evaluation.calibration", "evaluation.temperature_sums", "evaluation.clusters", "evaluation.columns"},
+    {"evaluation.label_frequencies"},
     {"evaluation.class_index", "evaluation.comparison_scores", "evaluation.multi_label", "evaluation.read_ahead"},
     {"evaluation.corp", "evaluation.curves", "evaluation.formats", "evaluation.forms", "evaluation.loss_histogram"},
     {
@@ -44,6 +45,7 @@ LAYERS = [
     {"evaluation.calibrated_classifier", "evaluation.log_loss_report", "evaluation.state"},
     {"evaluation.comparison", "evaluation.demo", "evaluation.language_model_scores", "evaluation.row_table"},
     {"evaluation.language_model", "evaluation.language_model_table", "evaluation.scaled_predictions"},
+    {"evaluation.language_model_comparison", "evaluation.language_model_row_table"},
     {"evaluation.commands"},
     {"evaluation"},
     {"evaluation.command_line"},
@@ -61,7 +63,8 @@ OPTIONAL = {
     "matplotlib": {"evaluation.curve_plots", "evaluation.pictures", "evaluation.plots"},
     "pyarrow": {
         *("evaluation.alignment", "evaluation.arrow_columns", "evaluation.calibration_fit", "evaluation.commands"),
-        *("evaluation.demo", "evaluation.formats", "evaluation.forms", "evaluation.language_model_table"),
+        *("evaluation.demo", "evaluation.formats", "evaluation.forms", "evaluation.language_model_row_table"),
+        *("evaluation.language_model_table",),
         *("evaluation.multi_label", "evaluation.row_table", "evaluation.scaled_predictions", "evaluation.tables"),
     },
     "rich": {

@@ -115,6 +115,55 @@ def test_any_number_of_threads_gives_the_same_bits(rows, classes):
         assert xe.cross_entropy(logits, target, num_threads=threads) == one[1]
 
 
+INTEGERS = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("step", [1, -1, 3])
+def test_labels_are_read_as_they_are_given(dtype, step):
+    """Any integer dtype and stride; an ignored label, a wrong one and their weights."""
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(0, 3, (40_000, 5)), random.integers(0, 5, 40_000)
+    labels[::7] = 9
+    given = np.repeat(labels, abs(step)).astype(dtype)[::step]
+    labels = labels[:: np.sign(step)]
+    weight = random.random(5) + 0.5
+    keep = labels != 9
+    for options in ({}, {"class_weight": weight}, {"class_weight": weight, "label_smoothing": 0.1}):
+        value, gradient = xe.cross_entropy_value_and_grad(logits, given, ignore_index=9, **options)
+        alone, slope = xe.cross_entropy_value_and_grad(logits[keep], labels[keep], **options)
+        assert value == alone  # to the bit: the ignored rows leave no trace
+        np.testing.assert_array_equal(gradient[keep], slope)
+        assert not gradient[~keep].any()
+    first = int(np.argmax(~keep))
+    with pytest.raises(IndexError, match=rf"target\[{first}\] = 9 is outside \[0, 5\)"):
+        xe.cross_entropy(logits, given)
+
+
+@pytest.mark.parametrize("inputs", ["probs", "log_probs"])
+def test_the_first_entry_out_of_range_is_named(inputs):
+    """Among the entries that labels read, in the last of many threads' pieces; what no label reads may be anything."""
+    given = np.full((300_000, 2), 0.5 if inputs == "probs" else -0.7, np.float32)
+    given[:, 1] = 7  # read by no label
+    labels = np.zeros(300_000, int)
+    assert np.isfinite(xe.cross_entropy(given, labels, inputs=inputs))
+    given[299_998, 0] = 1.5
+    with pytest.raises(ValueError, match=r"logits\[299998, 0\] = 1.5"):
+        xe.cross_entropy(given, labels, inputs=inputs)
+
+
+def test_the_first_wrong_entry_of_a_large_target_is_named():
+    logits, target = np.zeros((300_000, 4), np.float32), np.full((300_000, 4), 0.25, np.float32)
+    for value in (-0.5, np.nan, np.inf):
+        target[299_999, 2] = value
+        with pytest.raises(ValueError, match=r"target\[299999, 2\]"):
+            xe.cross_entropy(logits, target)
+    binary = np.zeros(1_200_000, np.float32)
+    binary[-2] = 2.0
+    with pytest.raises(ValueError, match=r"target\[1199998\]"):
+        xe.binary_cross_entropy(logits.reshape(-1), binary)
+
+
 def test_the_environment_names_what_computes(kernel):
     for name in ("generic", *native.instruction_sets()):
         kernel(name)

@@ -192,3 +192,18 @@ def test_baseline_file_in_the_report(save, run_json, run):
     status, _, err = run("report", first, "--baseline", few)
     assert status == 1
     assert "10 rows of" in err
+
+
+def test_clusters_widen_the_intervals_of_the_parts_too(save):
+    a, b, labels = two_models()
+    ten = {name: np.repeat(values, 10, axis=0) for name, values in {"a": a, "b": b, "labels": labels}.items()}
+    first, second = (
+        save(as_columns(ten[name], ten["labels"], NAMES) | {"user": np.repeat(np.arange(400), 10)}, f"{name}.csv")
+        for name in "ab"
+    )
+    alone, copies = compare(a, b, labels=labels), compare(first, second, group="user")
+    by_row = compare(first, second)
+    for one, ten_times, rows in zip(alone.by_class, copies.by_class, by_row.by_class, strict=True):
+        error = one.difference.spread.standard_error  # ten copies of a row say no more than the row
+        assert ten_times.difference.spread.standard_error == pytest.approx(error, rel=0.02)
+        assert rows.difference.spread.standard_error == pytest.approx(error / 10**0.5, rel=0.02)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from crossentropy.evaluation import Batch, Evaluation, PredictionError, compare, report, rows
+from crossentropy.evaluation import Batch, Evaluation, PredictionError, compare, read_predictions, report, rows
 from crossentropy.evaluation.cli import main
 
 pd = pytest.importorskip("pandas")
@@ -221,3 +221,37 @@ def test_the_command_line_takes_both(soft, several, tmp_path, capsys):
     assert capsys.readouterr().out.count("\n") == 3
     assert main(["report", str(tmp_path / "several.csv")]) == 1
     assert "--multi-label" in capsys.readouterr().err
+
+
+def test_the_class_prior_of_several_labels_is_each_labels_own(generator):
+    share = np.array([0.1, 0.5, 0.9])
+    probabilities = np.tile(share, (400, 1))
+    present = (generator.random((400, 3)) < share).astype(int)
+    weight = np.where(np.arange(400) % 3, 2.0, 0.0)
+    frame = table(probabilities, present).assign(weight=weight)
+    f = np.average(present, axis=0, weights=weight)
+    expected = -(f * np.log(f) + (1 - f) * np.log1p(-f)).mean()
+    whole = report(frame, multi_label=True)
+    assert whole.baselines[1].name == "class prior"
+    assert whole.baselines[1].loss == pytest.approx(expected, rel=1e-13)
+    assert abs(whole.baselines[1].skill) < 0.02  # the predictions are the true frequencies
+
+    def state(part):
+        found = Evaluation.empty(("absent", "present"))
+        for batch in read_predictions(part, multi_label=True):
+            found = found.update(batch)
+        return found
+
+    parts = state(frame[:150]).merge(Evaluation.from_bytes(state(frame[150:]).to_bytes()))
+    assert parts.result().baselines[1].loss == pytest.approx(expected, rel=1e-13)
+    with pytest.raises(ValueError, match="answers to different questions"):
+        parts.merge(state(frame.rename(columns={"p_emu": "p_owl", "label_emu": "label_owl"})))
+
+
+def test_the_prior_of_a_label_that_every_row_has_is_certain(several):
+    present = several[1].copy()
+    present[:, 1] = 1
+    f = present.mean(axis=0)[[0, 2]]
+    expected = -(f * np.log(f) + (1 - f) * np.log1p(-f)).sum() / 3
+    found = report(table(several[0], present), multi_label=True)
+    assert found.baselines[1].loss == pytest.approx(expected, rel=1e-13)

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossentropy.evaluation import LanguageModelEvaluation, PredictionError, TextBatch, language_model_report
+from crossentropy.evaluation import (
+    Categories,
+    Evaluation,
+    LanguageModelEvaluation,
+    PredictionError,
+    TextBatch,
+    language_model_report,
+)
 
 from .test_report import same_sums
 
@@ -78,6 +85,22 @@ def test_merge_of_any_split_is_the_whole(cuts, seed):
     assert merged.result().per["rows"].infinite == 1
 
 
+def test_a_state_of_texts_survives_as_bytes():
+    columns = texts()
+    weights, codes = np.arange(200) % 3 * 1.0, np.arange(200) // 8
+    groups = Categories(codes, tuple(map(str, range(25))))
+    counts = {"tokens": columns["num_tokens"].astype(float)}
+    batch = TextBatch(columns["log_prob"], counts, columns["id"], weights, groups, {"site": groups})
+    state = LanguageModelEvaluation.empty(3).update(batch)
+    again = LanguageModelEvaluation.from_bytes(state.to_bytes())
+    same_sums(again, state)
+    assert again.merge(state).result() == state.merge(state).result()
+    with pytest.raises(ValueError, match="damaged or of another version"):
+        LanguageModelEvaluation.from_bytes(state.to_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"."):
+        Evaluation.from_bytes(state.to_bytes())
+
+
 def test_without_counts_there_is_the_loss_per_row_alone(save):
     found = language_model_report(save({"logprob": [-1.0, -3.0]}))
     assert set(found.per) == {"rows"}
@@ -92,6 +115,7 @@ def test_without_counts_there_is_the_loss_per_row_alone(save):
     [
         ({"log_prob": [-1.0, 0.5]}, r"row 1 .*id 'b': 0.5 in column 'log_prob' is not the logarithm"),
         ({"log_prob": [float("nan"), -1.0]}, r"row 0 .*nan in column 'log_prob'"),
+        ({"log_prob": [-1.0, -1e300]}, r"row 1 .*id 'b': -1e\+300 in column 'log_prob' is not the logarithm"),
         ({"tokens": [1, 0]}, r"row 1 .*0.0 in column 'tokens' is not a number of tokens"),
         ({"bytes": ["x", "y"]}, r"'bytes' is meant to hold numbers, not text"),
         ({"weight": [0.0, 0.0]}, r"all 2 rows have weight 0"),
@@ -101,6 +125,14 @@ def test_without_counts_there_is_the_loss_per_row_alone(save):
 def test_bad_texts_are_named(save, change, message):
     with pytest.raises(PredictionError, match=message):
         language_model_report(save({"id": ["a", "b"], "log_prob": [-1.0, -2.0], **change}))
+
+
+def test_nothing_of_a_text_of_weight_0_is_looked_at(save):
+    columns = {"log_prob": [-1.0, 7.0, None, -3.0], "tokens": [2, 0, None, 2], "weight": [1.0, 0.0, 0.0, 1.0]}
+    found = language_model_report(save(columns))
+    assert (found.per["rows"].rows, found.per["tokens"].mean) == (2, 1.0)
+    with pytest.raises(PredictionError, match=r"row 3 .*5\.0 in column 'log_prob'"):
+        language_model_report(save({**columns, "log_prob": [-1.0, 7.0, None, 5.0]}))
 
 
 def test_columns_that_are_missing(save):

@@ -1,69 +1,90 @@
-"""The rows of two sets of predictions, brought together by id, or because the labels are the same in the same order."""
+"""The rows of two sources, brought together by id, or because what happened is the same in the same order."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
 from .arrow_columns import first
-from .batches import Categories, PredictionError
+from .batches import Batch, PredictionError
 from .row_scores import RowScores
 from .tables import Predictions
 
 
 @dataclass(frozen=True)
 class RowLosses:
-    """What a comparison needs of every row of one set of predictions."""
+    """What a comparison needs of every row of one source; `rows` are the positions of the rows that have a weight."""
 
     source: str
-    classes: tuple[str, ...]
     loss: np.ndarray
-    labels: np.ndarray
     rows: np.ndarray
     ids: pa.Array | None
     weights: np.ndarray | None
     groups: np.ndarray | None
     slices: dict[str, np.ndarray]
 
-    @classmethod
-    def of(cls, predictions: Predictions) -> RowLosses:
-        loss, labels, rows, ids, weights, groups = [], [], [], [], [], []
-        slices: dict[str, list[np.ndarray]] = {}
-        for batch in predictions:
-            loss.append(RowScores.of(batch).loss)
-            labels.append(batch.labels)
-            places = np.arange(batch.seen) if batch.positions is None else batch.positions
-            rows.append(batch.first_row + places)
-            if batch.ids is not None:
-                ids.append(
-                    pa.array(batch.ids).take(pa.array(places)) if len(places) < batch.seen else pa.array(batch.ids)
-                )
-            if batch.weights is not None:
-                weights.append(batch.weights)
-            if batch.groups is not None:
-                groups.append(_texts(batch.groups))
-            for name, values in batch.slices.items():
-                slices.setdefault(name, []).append(_texts(values))
-        if not loss or not sum(map(len, loss)):
-            raise PredictionError(f"{predictions.source}: there are no rows")
-        return cls(
-            source=predictions.source,
-            classes=predictions.classes,
-            loss=np.concatenate(loss),
-            labels=np.concatenate(labels),
-            rows=np.concatenate(rows),
-            ids=pa.concat_arrays(ids) if ids else None,
-            weights=np.concatenate(weights) if weights else None,
-            groups=np.concatenate(groups) if groups else None,
-            slices={name: np.concatenate(parts) for name, parts in slices.items()},
-        )
-
     def where(self, row: int) -> str:
         name = f"{self.source}: row {self.rows[row]} (counted from 0)"
         return name if self.ids is None else f"{name}, id {self.ids[row].as_py()!r}"
+
+
+@dataclass(frozen=True)
+class ClassLosses(RowLosses):
+    """The rows of predictions of classes, with their labels."""
+
+    classes: tuple[str, ...]
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, predictions: Predictions) -> ClassLosses:
+        columns = joined(predictions.source, map(_columns, predictions))
+        return cls(source=predictions.source, classes=predictions.classes, **columns)
+
+
+def _columns(batch: Batch) -> dict[str, Any]:
+    places = np.arange(batch.seen) if batch.positions is None else batch.positions
+    return {
+        "loss": RowScores.of(batch).loss,
+        "labels": batch.labels,
+        "rows": batch.first_row + places,
+        "ids": None if batch.ids is None else taken(batch.ids, places),
+        "weights": batch.weights,
+        "groups": batch.groups and batch.groups.texts(),
+        "slices": {name: values.texts() for name, values in batch.slices.items()},
+    }
+
+
+def taken(ids: Any, places: np.ndarray) -> pa.Array:
+    """The ids at these places."""
+    array = pa.array(ids)
+    return array.take(pa.array(places)) if len(places) < len(array) else array
+
+
+def joined(source: str, batches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The columns of all batches, each put together: arrays, Arrow arrays, dictionaries of either, or None.
+
+    Raises
+    ------
+    PredictionError : there are no rows
+    """
+    parts = list(batches)
+    if not sum(len(part["loss"]) for part in parts):
+        raise PredictionError(f"{source}: there are no rows")
+    return {name: _concatenated([part[name] for part in parts]) for name in parts[0]}
+
+
+def _concatenated(parts: Sequence[Any]) -> Any:
+    first_part = parts[0]
+    if first_part is None:
+        return None
+    if isinstance(first_part, Mapping):
+        return {name: _concatenated([part[name] for part in parts]) for name in first_part}
+    return pa.concat_arrays(parts) if isinstance(first_part, pa.Array) else np.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -73,14 +94,27 @@ class Alignment:
     a: np.ndarray
     b: np.ndarray
     how: str
+    by_id: bool
 
 
-def align(a: RowLosses, b: RowLosses) -> Alignment:
-    """Bring the rows together.
+def align(a: ClassLosses, b: ClassLosses) -> Alignment:
+    """Bring the rows of predictions of classes together.
 
     Raises
     ------
-    PredictionError : an id that occurs twice; no id in common; without ids, other numbers of rows; labels that differ
+    PredictionError : as `pair`; labels that differ
+    """
+    pairs = pair(a, b)
+    _check_labels(a, b, pairs)
+    return pairs if pairs.by_id else replace(pairs, how="the same labels in the same order")
+
+
+def pair(a: RowLosses, b: RowLosses) -> Alignment:
+    """Bring rows together by id where both sources have ids, else in their order, which the caller has to check.
+
+    Raises
+    ------
+    PredictionError : an id that occurs twice; no id in common; without ids, other numbers of rows
     """
     if a.ids is not None and b.ids is not None:
         ids_a, ids_b = _as_text(a), _as_text(b)
@@ -96,16 +130,13 @@ def align(a: RowLosses, b: RowLosses) -> Alignment:
         both = np.flatnonzero(found.is_valid().to_numpy(zero_copy_only=False))
         if not len(both):
             raise PredictionError(f"{a.source} and {b.source} have no id in common")
-        alignment = Alignment(both, np.from_dlpack(found.drop_null()).astype(np.intp), "rows aligned by id")
-    else:
-        if len(a.loss) != len(b.loss):
-            raise PredictionError(
-                f"{a.source} has {len(a.loss):,} rows and {b.source} {len(b.loss):,}, and no id aligns them"
-            )
-        every = np.arange(len(a.loss))
-        alignment = Alignment(every, every, "the same labels in the same order")
-    _check_labels(a, b, alignment)
-    return alignment
+        return Alignment(both, np.from_dlpack(found.drop_null()).astype(np.intp), "rows aligned by id", by_id=True)
+    if len(a.loss) != len(b.loss):
+        raise PredictionError(
+            f"{a.source} has {len(a.loss):,} rows and {b.source} {len(b.loss):,}, and no id aligns them"
+        )
+    every = np.arange(len(a.loss))
+    return Alignment(every, every, "rows in the same order", by_id=False)
 
 
 def _as_text(side: RowLosses) -> pa.Array:
@@ -116,7 +147,7 @@ def _as_text(side: RowLosses) -> pa.Array:
         raise PredictionError(f"{side.source}: the ids cannot be compared: {error}") from None
 
 
-def _check_labels(a: RowLosses, b: RowLosses, alignment: Alignment) -> None:
+def _check_labels(a: ClassLosses, b: ClassLosses, alignment: Alignment) -> None:
     labels_a, labels_b = a.labels[alignment.a], b.labels[alignment.b]
     by_position = [side.classes == tuple(map(str, range(len(side.classes)))) for side in (a, b)]
     if set(a.classes) == set(b.classes):
@@ -133,7 +164,3 @@ def _check_labels(a: RowLosses, b: RowLosses, alignment: Alignment) -> None:
             f"{a.where(int(alignment.a[row]))} has the label {ours!r} and {b.where(int(alignment.b[row]))} {theirs!r}: "
             f"these are not the same rows ({len(different):,} of {len(labels_a):,} labels differ)"
         )
-
-
-def _texts(values: Categories) -> np.ndarray:
-    return np.array(values.names, object)[values.codes]

@@ -48,14 +48,14 @@ class Where:
     def batch(self, **values: Any) -> Batch:
         """A batch of these rows, whose problems name the source."""
         try:
-            return Batch(ids=self.ids, first_row=self.first_row, **values)
+            return Batch(ids=self.ids, first_row=self.first_row, source=self.source, **values)
         except PredictionError as error:
             raise PredictionError(f"{self.source}: {error}") from None
 
 
 def batch_of(rows: pa.RecordBatch, columns: Columns, index: ClassIndex, source: str, first_row: int) -> Batch:
     """One batch of predictions from one batch of a table."""
-    where = Where(source, first_row, rows.column(columns.id) if columns.id is not None else None)
+    where = Where(source, first_row, plain(rows.column(columns.id)) if columns.id is not None else None)
     weights = numbers(rows, columns.weight, where) if columns.weight is not None else None
     read, at = rows, where
     if weights is not None and not weights.all():  # rows of weight 0 may hold anything: they are not looked at
@@ -133,13 +133,18 @@ def lists(rows: pa.RecordBatch, name: str, classes: int, where: Where) -> np.nda
 def _single(rows: pa.RecordBatch, columns: Columns, where: Where) -> tuple[np.ndarray, str]:
     """One column for two classes: the probability of class 1, its logarithm, or its logit."""
     (name,) = columns.predictions
-    values = numbers(rows, name, where).astype(np.float64)
-    lowest, highest, is_open, kind = RANGES[columns.inputs]
+    return of_class_1(numbers(rows, name, where), columns.inputs, where, f" in column {name!r}")
+
+
+def of_class_1(values: np.ndarray, inputs: str, where: Where, place: str = "") -> tuple[np.ndarray, str]:
+    """From one number per row, the prediction of class 1 of two, to those of both; `place` is for messages."""
+    values = values.astype(np.float64)
+    lowest, highest, is_open, kind = RANGES[inputs]
     bad = ~((values >= lowest) & ((values < highest) if is_open else (values <= highest)))
     if bad.any():
         row = int(bad.argmax())
-        raise where.error(row, f"{values[row]!s} in column {name!r} is not {kind}")
-    return two_classes(values, columns.inputs)
+        raise where.error(row, f"{values[row]!s}{place} is not {kind}")
+    return two_classes(values, inputs)
 
 
 LAYOUTS: dict[str, Callable[[pa.RecordBatch, Columns, Where], tuple[np.ndarray, str]]] = {
@@ -162,7 +167,7 @@ def numbers(rows: pa.RecordBatch, name: str, where: Where) -> np.ndarray:
 
 def positions(labels: pa.Array, index: ClassIndex, where: Where) -> np.ndarray:
     """The labels' classes. Each distinct label is looked up once."""
-    labels = _plain(labels)
+    labels = plain(labels)
     if labels.null_count:
         raise where.error(first(labels.is_null()), "the label is missing")
     if pa.types.is_integer(labels.type) and (known := _known(labels, index)) is not None:
@@ -191,9 +196,14 @@ def _position(label: Any, row: int, index: ClassIndex, where: Where) -> int:
         raise where.error(row, str(error)) from None
 
 
-def _plain(values: pa.Array) -> pa.Array:
+def plain(values: pa.Array) -> pa.Array:
     """Without categories, one of which may itself be null."""
-    return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+    if not pa.types.is_dictionary(values.type):
+        return values
+    names = values.dictionary
+    if pa.types.is_string_view(names.type):  # those of Polars, which Arrow cannot look up yet
+        names = names.cast(pa.large_string())
+    return names.take(values.indices)
 
 
 def _distinct(values: pa.Array, what: str, where: Where) -> pa.DictionaryArray:
@@ -207,7 +217,7 @@ def _distinct(values: pa.Array, what: str, where: Where) -> pa.DictionaryArray:
 
 def categories(rows: pa.RecordBatch, name: str, where: Where) -> Categories:
     """The values of a column as text; a missing one is a value of its own."""
-    values = _distinct(_plain(rows.column(name)), f"the values of column {name!r}", where)
+    values = _distinct(plain(rows.column(name)), f"the values of column {name!r}", where)
     names = tuple("(missing)" if value is None else str(value) for value in values.dictionary.to_pylist())
     return Categories(np.from_dlpack(values.indices).astype(np.intp, copy=False), names)
 

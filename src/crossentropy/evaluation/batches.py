@@ -55,11 +55,16 @@ class Categories:
     def take(self, rows: np.ndarray) -> Self:
         return replace(self, codes=self.codes[rows])
 
+    def texts(self) -> np.ndarray:
+        """The text of every row."""
+        return np.array(self.names, object)[self.codes]
+
 
 # How far the sum of a row's soft labels may be from 1: distributions rounded to two decimals or so pass.
 LABEL_SUM_TOLERANCE = 0.01
-# Intervals need the third powers of the weights, which must neither overflow nor vanish.
-WEIGHTS = (1e-100, 1e100)
+# Intervals need the third power of weight times loss, which must neither overflow nor, by the weight alone, vanish.
+WEIGHTS = (1e-50, 1e50)
+LARGEST_LOSS = 1e50
 # inputs -> lowest value, highest value, whether the highest is excluded, what a value is called
 RANGES = {
     "probs": (0.0, 1.0, False, "a probability: it lies outside [0, 1]"),
@@ -82,9 +87,11 @@ class Batch:
         (rows, classes), each row a distribution. `labels` is then the most probable class, `targets` the distribution
     inputs : "probs", every value in [0, 1]; "log_probs", every value <= 0; or "logits", any value but NaN and +inf
     ids : sequence of `rows` values, or None; only the ids of rows that are shown are ever looked at
-    weights : float array, shape (rows,), 0 or from 1e-100 to 1e100, or None for 1 each
+    weights : float array, shape (rows,), 0 or from 1e-50 to 1e50, or None for 1 each
     groups : the cluster of each row: rows that belong together and count as one observation
     slices : name -> the value of each row, for every column by which the loss is split
+    questions : what each row's label answers, where rows are asked different things: each has a class prior of its own
+    source : what the rows were read from; used in messages
     first_row : position of the first row in the whole, counted from 0; used in messages
     columns : names of the columns of `predictions`; used in messages
 
@@ -110,6 +117,8 @@ class Batch:
     slices: Mapping[str, Categories] = field(default_factory=dict)
     first_row: int = 0
     columns: Sequence[str] | None = field(default=None, repr=False)
+    questions: Categories | None = None
+    source: str = ""
     seen: int = field(init=False)
     positions: np.ndarray | None = field(init=False, default=None, repr=False)
     targets: np.ndarray | None = field(init=False, default=None, repr=False)
@@ -135,6 +144,7 @@ class Batch:
                 f"labels must be integers of shape ({rows},), one per row, not {labels.dtype} of shape {labels.shape}"
             )
         per_row: dict[str, Any] = {"ids": self.ids, "weights": weights, "groups": self.groups and self.groups.codes}
+        per_row["questions"] = self.questions and self.questions.codes
         per_row |= {f"slice {name!r}": column.codes for name, column in self.slices.items()}
         for name, values in per_row.items():
             if values is not None and len(values) != rows:
@@ -159,6 +169,7 @@ class Batch:
             targets=None if self.targets is None else self.targets[kept],
             weights=None if self.weights is None else self.weights[kept],
             groups=self.groups and self.groups.take(kept),
+            questions=self.questions and self.questions.take(kept),
             slices={name: column.take(kept) for name, column in self.slices.items()},
             positions=kept,
         )
@@ -204,6 +215,10 @@ class Batch:
         """Name a row in a message: its position in the whole, and its id where there is one."""
         name = f"row {self.first_row + self.position(row)} (counted from 0)"
         return name if self.ids is None else f"{name}, id {self.id(row)!r}"
+
+    def error(self, row: int, problem: str) -> PredictionError:
+        """A problem of one row that is found after the batch was made."""
+        return PredictionError(f"{self.source}: " * bool(self.source) + f"{self.where(row)}: {problem}")
 
     def position(self, row: int) -> int:
         """Where a row stands among all rows of the batch, those of weight 0 included."""

@@ -93,4 +93,6 @@ def _read_label(label: Any) -> tuple[tuple[str, ...], int | None]:
         return (str(label),), label
     # the length limit keeps int() from ever seeing a text that is costly to convert
     whole = re.fullmatch(r"(0|[1-9][0-9]{0,9})(\.0+)?", label, re.ASCII) if isinstance(label, str) else None
+    if isinstance(label, str) and label.lower() in ("true", "false"):  # a CSV file's boolean
+        return (label, str(int(label.lower() == "true"))), None
     return (str(label),), int(whole[1]) if whole else None

@@ -24,6 +24,20 @@ def _reading(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
+def _texts(options: argparse.Namespace) -> dict[str, Any] | None:
+    """How to read a table of texts; None where the predictions are of classes."""
+    own = ("log_prob", "tokens", "bytes")
+    if not options.language_model and not any(getattr(options, name) for name in own):
+        return None
+    other = ("labels", "label", "classes", "multi_label", "baseline", "labels_b", "html", "label_errors")
+    given = [name for name in other if getattr(options, name, None)]
+    given += [name for name in ("inputs", "label_kind") if getattr(options, name) != "auto"]
+    if given:
+        flag = "--" + given[0].replace("_", "-")
+        raise SystemExit(_fail(f"{flag} is for predictions of classes and has no meaning for texts", status=2))
+    return {name: getattr(options, name) for name in (*own, "id", "weight", "group", "by")}
+
+
 def run_version() -> int:
     from crossentropy import __version__
 
@@ -34,14 +48,10 @@ def run_version() -> int:
 def run_report(options: argparse.Namespace) -> int:
     from .commands import report
 
-    if options.language_model or options.log_prob:
-        if options.html:
-            return _fail("--html is for predictions of classes; for language models there is --json", status=2)
+    if (texts := _texts(options)) is not None:
         from .language_model_table import language_model_report
 
-        names = ("log_prob", "tokens", "bytes", "id", "weight", "group", "by", "worst")
-        texts = language_model_report(options.file, **{name: getattr(options, name) for name in names})
-        return _show(texts, options.json)
+        return _show(language_model_report(options.file, worst=options.worst, **texts), options.json)
     own = {name: getattr(options, name) for name in ("worst", "baseline", "html")}
     _show(report(options.file, watch=_with_progress, **own, **_reading(options)), options.json)
     return _wrote(options)
@@ -69,9 +79,14 @@ def _with_progress(predictions: Predictions) -> Iterator[Batch]:
 def run_compare(options: argparse.Namespace) -> int:
     from .commands import compare
 
-    for_b = {"labels": options.labels_b} if options.labels_b else {}
-    own = {"moved": options.moved, "html": options.html}
-    result = compare(options.a, options.b, options_b=for_b, **own, **_reading(options))
+    if (texts := _texts(options)) is not None:
+        from .language_model_comparison import compare_language_models
+
+        result = compare_language_models(options.a, options.b, moved=options.moved, **texts)
+    else:
+        for_b = {"labels": options.labels_b} if options.labels_b else {}
+        own = {"moved": options.moved, "html": options.html}
+        result = compare(options.a, options.b, options_b=for_b, **own, **_reading(options))
     _show(result, options.json)
     _wrote(options)
     limit = options.fail_if_worse_than
@@ -122,8 +137,17 @@ def run_rows(options: argparse.Namespace) -> int:
     from .tables import read_predictions
 
     keep_inputs(options.output, options.file, options.labels)
-    batches = row_batches(read_predictions(options.file, **_reading(options)), options.label_errors)
-    write_rows(batches if options.worst is None else worst_rows(batches, options.worst).to_batches(), options.output)
+    if (texts := _texts(options)) is not None:
+        from .language_model_row_table import text_row_batches, worst_by
+        from .language_model_table import read_texts
+
+        found = read_texts(options.file, **texts)
+        batches, by = text_row_batches(found), worst_by(found)
+    else:
+        batches, by = row_batches(read_predictions(options.file, **_reading(options)), options.label_errors), "loss"
+    if options.worst is not None:
+        batches = iter(worst_rows(batches, options.worst, by).to_batches())
+    write_rows(batches, options.output)
     return 0
 
 

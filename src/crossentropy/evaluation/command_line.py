@@ -63,11 +63,7 @@ def parser() -> argparse.ArgumentParser:
         "--worst", metavar="N", type=_count, default=10, help="wrong rows to show (default: %(default)s)"
     )
     report.add_argument("--baseline", metavar="FILE", help="predictions for the same rows to measure the skill against")
-    texts = report.add_argument_group("language models", "rows that hold the log-probability of a text")
-    texts.add_argument("--language-model", action="store_true", help="loss per token, perplexity and bits per byte")
-    texts.add_argument("--log-prob", metavar="COLUMN", help="the log-probability of the whole text (implies the above)")
-    texts.add_argument("--tokens", metavar="COLUMN", help="the number of tokens of the text")
-    texts.add_argument("--bytes", metavar="COLUMN", help="the number of bytes of the text")
+    _add_texts(report)
     report.add_argument("--html", metavar="OUT", help="write a page as well: one file, to mail or to keep")
     report.add_argument("--json", action="store_true", help="the same numbers as JSON")
 
@@ -89,8 +85,9 @@ def parser() -> argparse.ArgumentParser:
         "--fail-if-worse-than",
         metavar="NATS",
         type=float,
-        help=f"end with status {WORSE} where B's mean loss is more than NATS above A's",
+        help=f"end with status {WORSE} where B's mean loss (per token for texts) is more than NATS above A's",
     )
+    _add_texts(compare)
     compare.add_argument("--html", metavar="OUT", help="write a page as well: one file, to mail or to keep")
     compare.add_argument("--json", action="store_true", help="the same numbers as JSON")
 
@@ -123,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     rows.add_argument("file", metavar="FILE", help="predictions, as for report")
     _add_reading(rows)
     rows.add_argument("--worst", metavar="N", type=_count, help="only so many rows, the largest losses first")
+    _add_texts(rows)
     rows.add_argument("--label-errors", action="store_true", help="only rows whose label is suspected to be wrong")
     rows.add_argument("--output", metavar="FILE", help="write a .parquet or .csv file")
     return top
@@ -157,6 +155,16 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
         choices=("auto", "name", "position"),
         default="auto",
         help="what a label is, where it could be a class name and a position (default: %(default)s)",
+    )
+
+
+def _add_texts(command: argparse.ArgumentParser) -> None:
+    texts = command.add_argument_group("language models", "rows that hold the log-probability of a text")
+    texts.add_argument("--language-model", action="store_true", help="loss per token, perplexity and bits per byte")
+    texts.add_argument("--log-prob", metavar="COLUMN", help="the log-probability of the whole text")
+    texts.add_argument("--tokens", metavar="COLUMN", help="the number of tokens of the text")
+    texts.add_argument(
+        "--bytes", metavar="COLUMN", help="the number of bytes of the text; each of these three implies the first"
     )
 
 

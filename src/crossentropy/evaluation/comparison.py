@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import RenderableType
 
 from .accumulators import LossSums
-from .alignment import RowLosses, align
+from .alignment import Alignment, ClassLosses, RowLosses, align
 from .batches import Categories
 from .clusters import ClusterSums
 from .comparison_scores import ComparisonScores, MeanDifference, MovedRow, PartDifference
@@ -35,6 +35,8 @@ class Comparison(ComparisonScores, Forms):
             "b": {"source": self.source_b, "nats": self.loss_b, "rows_without_partner": self.unmatched_b},
             "alignment": self.alignment,
             "clusters": self.clusters,
+            "unit": self.unit,
+            "difference_per": {unit: _difference(found) for unit, found in self.per.items()},
             "difference": _difference(self.difference),
             "by_class": [_part("class", part) for part in self.by_class],
             "by_slice": {column: [_part("value", part) for part in parts] for column, parts in self.slices.items()},
@@ -48,36 +50,67 @@ class Comparison(ComparisonScores, Forms):
 
 def compare_predictions(a: Predictions, b: Predictions, moved: int = 5) -> Comparison:
     """Compare two sets of predictions row by row; weights, clusters and slices are A's."""
-    rows_a, rows_b = RowLosses.of(a), RowLosses.of(b)
+    rows_a, rows_b = ClassLosses.of(a), ClassLosses.of(b)
     pairs = align(rows_a, rows_b)
+    return compare_rows(rows_a, rows_b, pairs, moved, labels=Labels(rows_a.classes, rows_a.labels[pairs.a]))
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The label of every pair of rows, as a position in `classes`."""
+
+    classes: tuple[str, ...]
+    positions: np.ndarray
+
+
+def compare_rows(
+    rows_a: RowLosses,
+    rows_b: RowLosses,
+    pairs: Alignment,
+    moved: int,
+    *,
+    labels: Labels | None = None,
+    unit: str = "row",
+    count: np.ndarray | None = None,
+) -> Comparison:
+    """Compare the losses of paired rows: the mean per `unit`, of which each pair has `count` (1 where None).
+
+    The mean per unit is sum w (b - a) / sum w n, a mean of (b - a) / n with the weights w n, whose independent units
+    are the rows (or clusters).
+    """
     loss_a, loss_b = rows_a.loss[pairs.a], rows_b.loss[pairs.b]
-    labels = rows_a.labels[pairs.a]
     weights = None if rows_a.weights is None else rows_a.weights[pairs.a]
+    if count is not None:
+        loss_a, loss_b, weights = loss_a / count, loss_b / count, count if weights is None else weights * count
     groups = None if rows_a.groups is None else Categories.of(rows_a.groups[pairs.a])
 
-    def by(values: np.ndarray, names: Sequence[str]) -> tuple[PartDifference, ...]:
-        return _parts(_Paired(loss_a, loss_b, weights, values, len(names)), names)
-
-    whole = _Paired(loss_a, loss_b, weights, np.zeros(len(labels), np.intp), 1)
-    difference, clusters = whole.difference(0), None
+    whole = _Paired(loss_a, loss_b, weights, np.zeros(len(loss_a), np.intp), 1)
+    difference, clusters, inflation = whole.difference(0), None, 1.0
     if groups is not None and difference is not None:
         finite = whole.finite
         sums = ClusterSums.empty().update(
             groups.codes[finite], groups.names, whole.values[finite], None if weights is None else weights[finite]
         )
-        difference, clusters = _with_spread(difference, sums), len(sums.keys)
+        by_row, spread = difference.spread, sums.spread()
+        difference, clusters = replace(difference, spread=spread), len(sums.keys)
+        if by_row and spread and by_row.standard_error:
+            inflation = max(1.0, spread.standard_error / by_row.standard_error)
+
+    def by(values: np.ndarray, names: Sequence[str]) -> tuple[PartDifference, ...]:
+        return _parts(_Paired(loss_a, loss_b, weights, values, len(names)), names, inflation)
+
     slices = {name: Categories.of(values[pairs.a]) for name, values in rows_a.slices.items()}
 
     def shown(order: np.ndarray, sign: int) -> tuple[MovedRow, ...]:
         rows = [int(row) for row in order[:moved] if sign * whole.values[row] > 0]
-        return tuple(_moved(row, rows_a, pairs.a, loss_a, loss_b) for row in rows)
+        return tuple(_moved(row, rows_a, int(pairs.a[row]), labels, loss_a, loss_b) for row in rows)
 
     order = np.argsort(whole.values, kind="stable")
     order = order[~np.isnan(whole.values[order])]
     assert difference is not None  # the alignment has at least one row
     return Comparison(
-        source_a=a.source,
-        source_b=b.source,
+        source_a=rows_a.source,
+        source_b=rows_b.source,
         alignment=pairs.how,
         unmatched_a=len(rows_a.loss) - len(pairs.a),
         unmatched_b=len(rows_b.loss) - len(pairs.b),
@@ -85,10 +118,12 @@ def compare_predictions(a: Predictions, b: Predictions, moved: int = 5) -> Compa
         loss_b=float(np.average(loss_b, weights=weights)),
         difference=difference,
         clusters=clusters,
-        by_class=by(labels, a.classes),
+        by_class=by(labels.positions, labels.classes) if labels else (),
         slices={name: by(values.codes, values.names) for name, values in slices.items()},
         better=shown(order, -1),
         worse=shown(order[::-1], 1),
+        unit=unit,
+        per={unit: difference},
     )
 
 
@@ -131,21 +166,20 @@ class _Paired:
         )
 
 
-def _parts(paired: _Paired, names: Sequence[str]) -> tuple[PartDifference, ...]:
+def _parts(paired: _Paired, names: Sequence[str], inflation: float) -> tuple[PartDifference, ...]:
+    """The difference in every part; what clusters do to the standard error of all rows, they are taken to do to it."""
     found = [paired.difference(i) for i in range(len(names))]
+    found = [d and replace(d, spread=d.spread and d.spread.inflated(inflation)) for d in found]
     tested = {i: d.spread.p_value() for i, d in enumerate(found) if d and d.spread and math.isfinite(d.mean)}
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     return tuple(PartDifference(name, found[i], adjusted.get(i)) for i, name in enumerate(names))
 
 
-def _with_spread(difference: MeanDifference, clusters: ClusterSums) -> MeanDifference:
-    return replace(difference, spread=clusters.spread())
-
-
-def _moved(row: int, a: RowLosses, places: np.ndarray, loss_a: np.ndarray, loss_b: np.ndarray) -> MovedRow:
-    place = int(places[row])
+def _moved(
+    row: int, a: RowLosses, place: int, labels: Labels | None, loss_a: np.ndarray, loss_b: np.ndarray
+) -> MovedRow:
     id = None if a.ids is None else a.ids[place].as_py()
-    label = a.classes[a.labels[place]]
+    label = labels.classes[labels.positions[row]] if labels else None
     return MovedRow(int(a.rows[place]), id, label, float(loss_a[row]), float(loss_b[row]))
 
 

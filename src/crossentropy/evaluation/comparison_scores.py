@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from crossentropy import perplexity
 
@@ -43,8 +43,8 @@ class MeanDifference:
 
     @property
     def probability_ratio(self) -> float:
-        """The geometric-mean probability of B's labels over that of A's: exp(-mean); infinite where it overflows."""
-        return float(perplexity(-self.mean))
+        """The geometric-mean probability of B's labels over that of A's: exp(-mean)."""
+        return float(perplexity(-self.mean))  # math.exp would raise where it is too large for a float
 
     @property
     def win_rate(self) -> float:
@@ -71,7 +71,7 @@ class MovedRow:
 
     row: int
     id: int | str | None
-    label: str
+    label: str | None
     loss_a: float
     loss_b: float
 
@@ -82,7 +82,11 @@ class MovedRow:
 
 @dataclass(frozen=True)
 class ComparisonScores:
-    """All numbers of a comparison; `alignment` says how the rows were brought together."""
+    """All numbers of a comparison; `alignment` says how the rows were brought together.
+
+    Losses and differences are means per `unit`, "row" for predictions of classes, for texts "token", "byte" or "row";
+    `per` has the difference per every unit that both models count.
+    """
 
     source_a: str
     source_b: str
@@ -97,3 +101,5 @@ class ComparisonScores:
     slices: Mapping[str, tuple[PartDifference, ...]]
     better: tuple[MovedRow, ...]
     worse: tuple[MovedRow, ...]
+    unit: str = "row"
+    per: Mapping[str, MeanDifference] = field(default_factory=dict)

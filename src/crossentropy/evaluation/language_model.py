@@ -17,6 +17,7 @@ import numpy as np
 
 from crossentropy import cross_entropy
 
+from . import state_bytes
 from .accumulators import LossSums
 from .batches import Categories, PredictionError
 from .clusters import ClusterSums
@@ -35,6 +36,19 @@ class TextBatch:
     weights: np.ndarray | None = None
     groups: Categories | None = None
     slices: Mapping[str, Categories] = field(default_factory=dict)
+    first_row: int = 0
+
+    @property
+    def loss(self) -> np.ndarray:
+        """-log p of each text, in nats."""
+        first = np.zeros(len(self.log_prob), np.intp)
+        values = self.log_prob.astype(np.float64)[:, None]
+        return np.asarray(cross_entropy(values, first, inputs="log_probs", reduction="none"))
+
+    @property
+    def kept(self) -> np.ndarray:
+        """The positions of the texts that count: one of weight 0 is as if it were not there."""
+        return np.arange(len(self.log_prob)) if self.weights is None else np.flatnonzero(self.weights)
 
 
 @dataclass(frozen=True)
@@ -66,19 +80,16 @@ class LanguageModelEvaluation:
 
     def update(self, batch: TextBatch) -> Self:
         """The state with one batch more."""
-        log_prob = batch.log_prob.astype(np.float64)
-        if not len(log_prob):
+        if not len(batch.log_prob):
             return self
-        weight = np.ones(len(log_prob)) if batch.weights is None else batch.weights
-        kept = np.flatnonzero(weight)  # a row of weight 0 is as if it were not there
-        log_prob, weight = log_prob[kept], weight[kept]
-        first = np.zeros(len(kept), np.intp)
-        loss = cross_entropy(log_prob[:, None], first, inputs="log_probs", reduction="none")
+        kept = batch.kept
+        loss = batch.loss[kept]
+        weight = np.ones(len(kept)) if batch.weights is None else batch.weights[kept]
         wrong = np.zeros(len(kept), bool)  # "correct" has no meaning for a text
         units = {"rows": np.ones(len(kept)), **{name: counts[kept] for name, counts in batch.counts.items()}}
         sums, clusters, slices = {}, {}, {}
         for name, count in units.items():
-            sums[name] = LossSums.empty(1).update(first, loss / count, wrong, weight * count)
+            sums[name] = LossSums.empty(1).update(np.zeros(len(kept), np.intp), loss / count, wrong, weight * count)
             if batch.groups is not None:
                 finite = np.isfinite(loss)
                 codes = batch.groups.codes[kept][finite]
@@ -120,6 +131,23 @@ class LanguageModelEvaluation:
             clusters=_merged(self.clusters, other.clusters),
             slices=_merged(self.slices, other.slices),
         )
+
+    def to_bytes(self) -> bytes:
+        """The state as bytes: keep it, or send it to where the parts are merged."""
+        return state_bytes.to_bytes(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The state that `to_bytes` wrote.
+
+        Raises
+        ------
+        ValueError : the bytes are not a saved state of texts, are damaged, or are of another version
+        """
+        state = state_bytes.from_bytes(data, (cls, LossSums, TextLoss, ClusterSums, SliceSums))
+        if not isinstance(state, cls):
+            raise ValueError("the bytes are a part of an evaluation, not a whole one")
+        return state
 
     def result(self, source: str = "", reading: Sequence[str] = ()) -> LanguageModelReport:
         """The numbers, from the sums.

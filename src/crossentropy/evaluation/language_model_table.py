@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from .arrow_columns import Where, categories, numbers
-from .batches import PredictionError
+from .arrow_columns import Where, categories, numbers, plain
+from .batches import LARGEST_LOSS, PredictionError
 from .columns import ID_NAMES, WEIGHT_NAMES
 from .formats import Table, open_files, open_stream
 from .language_model import LanguageModelEvaluation, TextBatch
@@ -22,7 +22,7 @@ LOG_PROB_NAME = re.compile(r"(token_?|sum_?|total_?)?log_?(p|probs?|likelihood|l
 COUNT_NAMES = {unit: (unit, f"num_{unit}", f"n_{unit}", f"{unit[:-1]}_count") for unit in ("tokens", "bytes")}
 # role -> lowest and highest value, what a value is. Intervals need the third power of weight times count.
 RANGES = {
-    "log_prob": (-math.inf, 0.0, "the logarithm of a probability: at most 0"),
+    "log_prob": (-LARGEST_LOSS, 0.0, "the logarithm of a probability: from -1e50 to 0, or -inf"),
     "tokens": (1.0, 1e50, "a number of tokens: at least 1"),
     "bytes": (1.0, 1e50, "a number of bytes: at least 1"),
     "weight": (0.0, 1e50, "a weight: a number from 1e-50 to 1e50, or 0"),
@@ -57,6 +57,49 @@ def language_model_report(
     ------
     PredictionError : a column is missing, a log-probability above 0 or missing, a count below 1
     """
+    texts = read_texts(source, log_prob=log_prob, tokens=tokens, bytes=bytes, id=id, weight=weight, group=group, by=by)
+    state = LanguageModelEvaluation.empty(worst)
+    for batch in texts:
+        state = state.update(batch)
+    try:
+        return state.result(texts.source, texts.reading)
+    except PredictionError as error:
+        raise PredictionError(f"{texts.source}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A table of texts, read in batches as often as it is iterated; `columns` maps roles to the columns found."""
+
+    table: Table
+    columns: Mapping[str, str | None]
+    by: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        return self.table.source
+
+    @property
+    def reading(self) -> tuple[str, ...]:
+        """How the columns were read."""
+        return (", ".join(f"{role} from {name!r}" for role, name in self.columns.items() if name is not None),)
+
+    def __iter__(self) -> Iterator[TextBatch]:
+        return _batches(self.table, self.columns, self.by)
+
+
+def read_texts(
+    source: Any,
+    *,
+    log_prob: str | None = None,
+    tokens: str | None = None,
+    bytes: str | None = None,
+    id: str | None = None,
+    weight: str | None = None,
+    group: str | None = None,
+    by: Sequence[str] = (),
+) -> Texts:
+    """Find the columns of a table of texts; arguments and errors as in `language_model_report`."""
     table = open_stream(source) if hasattr(source, "__arrow_c_stream__") else open_files(source)
     by = (by,) if isinstance(by, str) else tuple(by)
     found = {
@@ -76,14 +119,7 @@ def language_model_report(
             f"{table.source}: there is no column of log-probabilities among {', '.join(map(repr, table.kinds))}; "
             "name it with log_prob"
         )
-    state = LanguageModelEvaluation.empty(worst)
-    for batch in _batches(table, found, by):
-        state = state.update(batch)
-    roles = ", ".join(f"{role} from {name!r}" for role, name in found.items() if name is not None)
-    try:
-        return state.result(table.source, (roles,))
-    except PredictionError as error:
-        raise PredictionError(f"{table.source}: {error}") from None
+    return Texts(table, found, by)
 
 
 def _usual(table: Table, names: Sequence[str]) -> list[str]:
@@ -108,15 +144,24 @@ def _batches(table: Table, found: Mapping[str, str | None], by: Sequence[str]) -
     texts = [name for name in (found["id"], found["group"], *by) if name is not None]
     first_row = 0
     for rows in table.read(list(numeric.values()), list(dict.fromkeys(texts)), 1):
-        where = Where(table.source, first_row, rows.column(found["id"]) if found["id"] is not None else None)
-        values = {role: _checked(rows, role, name, where) for role, name in numeric.items()}
+        where = Where(table.source, first_row, plain(rows.column(found["id"])) if found["id"] is not None else None)
+        weights = _checked(rows, "weight", found["weight"], where) if found["weight"] is not None else None
+        kept = np.arange(rows.num_rows) if weights is None else np.flatnonzero(weights)
+        read, at = rows, where
+        if len(kept) < rows.num_rows:  # rows of weight 0 may hold anything: they are not looked at
+            read, at = rows.take(pa.array(kept)), replace(where, kept=kept)
+        values = {}
+        for role in (role for role in numeric if role != "weight"):
+            values[role] = np.full(rows.num_rows, -1.0 if role == "log_prob" else 1.0)
+            values[role][kept] = _checked(read, role, numeric[role], at)
         yield TextBatch(
             values["log_prob"],
             {unit: values[unit] for unit in COUNT_NAMES if unit in values},
             ids=where.ids,
-            weights=values.get("weight"),
+            weights=weights,
             groups=categories(rows, found["group"], where) if found["group"] is not None else None,
             slices={name: categories(rows, name, where) for name in by},
+            first_row=first_row,
         )
         first_row += rows.num_rows
 
@@ -125,6 +170,8 @@ def _checked(rows: pa.RecordBatch, role: str, name: str, where: Where) -> np.nda
     values = numbers(rows, name, where).astype(np.float64)
     lowest, highest, what = RANGES[role]
     bad = ~((values >= lowest) & (values <= highest))
+    if role == "log_prob":
+        bad &= values != -np.inf
     if role == "weight":
         bad |= (values > 0) & (values < 1 / highest)
     if bad.any():

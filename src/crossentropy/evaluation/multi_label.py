@@ -71,6 +71,7 @@ def by_class(rows: Batch, present: np.ndarray, classes: Sequence[str]) -> Batch:
     )
     own = Categories(np.arange(rows.rows), tuple(str(place) for place in places))
     slices: Mapping[str, Categories] = {name: column.take(which) for name, column in rows.slices.items()}
+    question = Categories(class_of, tuple(classes))
     return Batch(
         values.reshape(-1, 2),
         present.astype(np.int64).ravel(),
@@ -78,6 +79,8 @@ def by_class(rows: Batch, present: np.ndarray, classes: Sequence[str]) -> Batch:
         ids=ids,
         weights=None if rows.weights is None else rows.weights[which],
         groups=(rows.groups or own).take(which),
-        slices={"label": Categories(class_of, tuple(classes)), **slices},
+        slices={"label": question, **slices},
+        questions=question,
+        source=rows.source,
         first_row=rows.first_row * count,
     )

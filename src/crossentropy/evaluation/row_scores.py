@@ -10,7 +10,7 @@ import numpy as np
 from crossentropy import cross_entropy, row_statistics
 from crossentropy.kernels import native
 
-from .batches import Batch, PredictionError, RowLoss
+from .batches import LARGEST_LOSS, Batch, RowLoss
 from .temperature_sums import INVERSE_TEMPERATURES, TemperatureSums, folds
 
 _FLOATS = ("loss", "entropy", "label_probability", "prediction_probability")
@@ -42,7 +42,7 @@ class RowScores:
 
         Raises
         ------
-        PredictionError : every logit of a row is -inf
+        PredictionError : every logit of a row is -inf; a loss that is finite and above 1e50
         """
         names = (*_FLOATS, "row_sum") if batch.inputs == "probs" else _FLOATS
         results: dict[str, Any] = {name: np.empty(batch.rows) for name in names} | {
@@ -58,13 +58,16 @@ class RowScores:
             temperatures = _score(batch, results, with_temperatures)
         else:
             temperatures = TemperatureSums.of_sums(*sums) if with_temperatures else None
+        if batch.inputs != "probs":  # no probability is small enough
+            loss = results["loss"]
+            if (huge := (loss > LARGEST_LOSS) & (loss < np.inf)).any():
+                row = int(huge.argmax())
+                raise batch.error(row, f"a loss of {loss[row]:.3g} nats; -inf says that something cannot happen")
         prediction = results["prediction"]
         if prediction.min() < 0:
             undefined = prediction < 0
             if batch.inputs == "logits":
-                raise PredictionError(
-                    f"{batch.where(int(undefined.argmax()))}: every logit is -inf: no class can occur"
-                )
+                raise batch.error(int(undefined.argmax()), "every logit is -inf: no class can occur")
             # every probability is 0: the loss is infinite, the first class is as good as any
             prediction[undefined], results["entropy"][undefined] = 0, 0.0
         return cls(batch, **results, temperatures=temperatures)

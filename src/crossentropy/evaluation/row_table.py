@@ -17,9 +17,6 @@ from .label_errors import LabelErrorSums
 from .row_scores import RowScores
 from .tables import Predictions
 
-# With equal losses the row decides, so that the answer does not depend on how the rows were split.
-_WORST_FIRST = [("loss", "descending"), ("row", "ascending")]
-
 
 def row_batches(predictions: Predictions, label_errors: bool = False) -> Iterator[pa.RecordBatch]:
     """The rows' numbers, batch by batch, in the order of the rows; rows of weight 0 are left out.
@@ -29,8 +26,9 @@ def row_batches(predictions: Predictions, label_errors: bool = False) -> Iterato
     since the thresholds of confident learning need all rows.
     """
     thresholds = _thresholds(predictions) if label_errors else None
-    names = pa.array(predictions.classes)
+    names, rows = pa.array(predictions.classes), 0
     for batch in predictions:
+        rows += batch.seen
         scores = RowScores.of(batch)
         if thresholds is None:
             kept = np.arange(batch.rows)
@@ -47,15 +45,19 @@ def row_batches(predictions: Predictions, label_errors: bool = False) -> Iterato
         for name in ("label_probability", "prediction_probability", "loss", "entropy"):
             columns[name] = pa.array(getattr(scores, name)[kept].astype(np.float64))
         yield pa.RecordBatch.from_pydict(columns)
+    if not rows:
+        raise PredictionError(f"{predictions.source}: there are no rows")
 
 
-def worst_rows(batches: Iterable[pa.RecordBatch], most: int) -> pa.Table:
-    """The rows with the largest losses, the largest first."""
+def worst_rows(batches: Iterable[pa.RecordBatch], most: int, by: str = "loss") -> pa.Table:
+    """The rows with the largest losses in the column `by`, the largest first."""
+    # with equal losses the row decides, so that the answer does not depend on how the rows were split
+    order = [(by, "descending"), ("row", "ascending")]
     worst: pa.Table | None = None
     for batch in batches:
         table = pa.Table.from_batches([batch])
         worst = table if worst is None else pa.concat_tables([worst, table])
-        worst = worst.take(pa.compute.sort_indices(worst, sort_keys=_WORST_FIRST)[:most])
+        worst = worst.take(pa.compute.sort_indices(worst, sort_keys=order)[:most])
     if worst is None:
         raise PredictionError("there are no rows")
     return worst

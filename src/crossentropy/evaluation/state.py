@@ -18,6 +18,7 @@ from .calibration import Calibration
 from .clusters import ClusterSums
 from .corp import ScoreSums
 from .label_errors import LabelErrorSums
+from .label_frequencies import LabelFrequencies
 from .log_loss_report import LogLossReport
 from .loss_histogram import LossHistogram
 from .row_scores import RowScores
@@ -33,6 +34,7 @@ SHOWN_INFINITE_ROWS = 10
 _PARTS = (
     *(LossSums, RowSums, StoredPrecision, WorstRows, RowLoss, LossHistogram),
     *(TemperatureSums, LabelErrorSums, ClusterSums, SliceSums, ScoreSums, SoftLabelSums),
+    LabelFrequencies,
 )
 
 
@@ -69,6 +71,7 @@ class Evaluation:
     binary: ScoreSums | None = None
     clusters: ClusterSums | None = None
     soft: SoftLabelSums | None = None
+    frequencies: LabelFrequencies | None = None
     slices: Mapping[str, SliceSums] = field(default_factory=dict)
 
     @classmethod
@@ -137,6 +140,10 @@ class Evaluation:
         else:  # of which none is right or wrong
             found = SoftLabelSums.of(batch.targets, weights)
             soft = found if soft is None else soft.merge(found)
+        frequencies = self.frequencies
+        if batch.questions is not None:
+            asked = LabelFrequencies.of(batch.questions, batch.labels, weights, len(self.classes))
+            frequencies = asked if frequencies is None else frequencies.merge(asked)
         for name, values in batch.slices.items():
             slices[name] = slices.get(name, SliceSums.empty(name)).update(values, loss, correct, weights)
         return replace(
@@ -148,6 +155,7 @@ class Evaluation:
             temperatures=self.temperatures.merge(scores.temperatures) if scores.temperatures else self.temperatures,
             label_errors=label_errors,
             soft=soft,
+            frequencies=frequencies,
             infinite_rows=(*self.infinite_rows, *infinite_rows)[:SHOWN_INFINITE_ROWS],
             binary=binary,
             clusters=clusters,
@@ -164,6 +172,9 @@ class Evaluation:
         soft = self.soft or other.soft
         if self.soft and other.soft:
             soft = self.soft.merge(other.soft)
+        frequencies = self.frequencies or other.frequencies
+        if self.frequencies and other.frequencies:
+            frequencies = self.frequencies.merge(other.frequencies)
         if self.clusters and other.clusters:
             clusters = self.clusters.merge(other.clusters)
         for name in self.slices.keys() & other.slices.keys():
@@ -183,6 +194,7 @@ class Evaluation:
             binary=self.binary.merge(other.binary) if self.binary and other.binary else None,
             clusters=clusters,
             soft=soft,
+            frequencies=frequencies,
             slices=slices,
         )
 
@@ -220,6 +232,9 @@ class Evaluation:
         by_class = part_losses(self.classes, self.by_class, loss.inflation)
         soft, corp = self.soft, self.binary.result() if self.binary else None
         prior = np.array([part.loss.weight if part.loss else 0.0 for part in by_class]) if soft is None else soft.share
+        prior_loss = abs(float(entropy(prior / prior.sum())))
+        if self.frequencies:
+            prior_loss = self.frequencies.prior_loss()
         if soft and corp:  # the value by chance is that of labels that are drawn
             corp = replace(corp, null_miscalibration=None)
         return LogLossReport(
@@ -231,7 +246,7 @@ class Evaluation:
             worst_share=None if loss.infinite else self.histogram.share_of_worst(),
             baselines=(
                 Baseline.of("uniform", math.log(len(self.classes)), loss),
-                Baseline.of("class prior", abs(float(entropy(prior / prior.sum()))), loss),
+                Baseline.of("class prior", prior_loss, loss),
             ),
             calibration=Calibration.of(self.temperatures, loss.rows - loss.infinite),
             corp=corp,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .arrow_columns import Where, batch_of, positions
+from .arrow_columns import Where, batch_of, of_class_1, positions
 from .batches import RANGES, Batch, PredictionError, listed
 from .class_index import ClassIndex
 from .columns import Columns, find_columns
@@ -55,7 +55,8 @@ def read_predictions(
         path of a Parquet, CSV (comma, semicolon or tab; gzip too) or Arrow IPC table, of a folder of such files, or a
         pattern such as "part-*.parquet"; or a pandas, Polars or PyArrow table. One row per prediction; one column per
         class, one column with a list per row, or one column for two classes.
-        Or an array, or the path of an NPY array, of shape (rows, classes), with `labels`.
+        Or an array, or the path of an NPY array, of shape (rows, classes), or (rows,) for class 1 of two, with
+        `labels`.
     labels : array, or path of an NPY array, shape (rows,), or (rows, classes) for soft labels; with an array of
         predictions, and only then
     inputs : "probs", "log_probs", "logits"; "auto" goes by the columns' names and takes arrays for probabilities
@@ -95,6 +96,8 @@ def read_predictions(
         meaningless = next((option for option, value in named.items() if value is not None), None)
         if meaningless:
             raise PredictionError(f"{name}: an array has no named columns, so {meaningless} has no meaning here")
+        if hasattr(source, "collect"):
+            raise PredictionError(f"{type(source).__name__}: a query that has not run yet; call .collect() on it")
         array = load_npy(Path(source)) if is_path else np.asarray(source)
         return _from_arrays(name, array, labels, "probs" if inputs == "auto" else inputs, label_kind, multi_label)
     if labels is not None:
@@ -172,11 +175,20 @@ def _from_arrays(
 ) -> Predictions:
     if labels is None:
         raise PredictionError(f"{name}: an array of predictions needs its labels: --labels FILE.npy")
-    if predictions.ndim != 2 or not np.issubdtype(predictions.dtype, np.floating) or predictions.shape[1] < 2:
+    if (
+        predictions.ndim not in (1, 2)
+        or not np.issubdtype(predictions.dtype, np.floating)
+        or 0 in predictions.shape[1:]
+    ):
         raise PredictionError(
-            f"{name}: predictions must be floating numbers of shape (rows, classes), two classes or more, "
+            f"{name}: predictions must be floating numbers of shape (rows, classes), or (rows,) for class 1 of two, "
             f"not {predictions.dtype} of shape {predictions.shape}"
         )
+    rows = len(predictions)
+    is_single = predictions.ndim == 1 or predictions.shape[1] == 1
+    if is_single:
+        predictions = predictions.reshape(rows)
+    classes = 2 if is_single else predictions.shape[1]
     label_name, values = "labels", labels
     if isinstance(labels, (str, Path)):
         label_name = str(labels)
@@ -184,8 +196,7 @@ def _from_arrays(
             raise PredictionError(f"{label_name}: labels for an NPY array must be an NPY array too")
         values = load_npy(Path(labels))
     values = np.asarray(values)
-    rows, classes = predictions.shape
-    every_class = values.shape == predictions.shape and np.issubdtype(values.dtype, np.number)
+    every_class = values.shape == (rows, classes) and np.issubdtype(values.dtype, np.number)
     if values.ndim != 1 and not every_class:
         hint = "; drop the last axis" if values.ndim == 2 and values.shape[1] == 1 else ""
         raise PredictionError(
@@ -194,6 +205,8 @@ def _from_arrays(
         )
     if len(values) != rows:
         raise PredictionError(f"{label_name}: {len(values):,} labels for the {rows:,} rows of {name}")
+    if multi_label and is_single:
+        raise PredictionError(f"{name}: several labels per row need predictions of several classes, not one per row")
     if multi_label and not every_class:
         raise PredictionError(
             f"{label_name}: several labels per row need an array of shape ({rows}, {classes}), 0 or 1"
@@ -210,10 +223,12 @@ def _from_arrays(
                 labels = np.asarray(block_labels, np.float64)
             else:
                 labels = positions(_arrow(block_labels, label_name), index, Where(label_name, start))
+            # numbers of other widths and byte orders become the nearest that hold them
+            block = np.asarray(block, np.float64 if block.dtype.itemsize >= 8 else np.float32)
+            block, held = of_class_1(block, inputs, where) if is_single else (block, inputs)
             batch = where.batch(
-                # numbers of other widths and byte orders become the nearest that hold them
-                predictions=np.asarray(block, np.float64 if block.dtype.itemsize >= 8 else np.float32),
-                inputs=inputs,
+                predictions=block,
+                inputs=held,
                 labels=np.zeros(len(block), np.int64) if multi_label else labels,
             )
             yield where.by_class(batch, labels, names) if multi_label else batch
@@ -223,7 +238,7 @@ def _from_arrays(
         names if multi_label else None,
         source=name,
         classes=names,
-        reading=(f"{kind} by position, labels from {label_name}",),
+        reading=(f"{kind} {'of class 1' if is_single else 'by position'}, labels from {label_name}",),
         rows=rows,
         batches=batches,
     )

@@ -284,7 +284,8 @@ def bits(array: Any) -> Any:
 
 
 def is_bfloat16(array: Any) -> bool:
-    return array.dtype.names == BFLOAT16.names or dtype_name(array) == "bfloat16"
+    dtype = array.dtype
+    return dtype.char not in NUMBERS and (dtype.names == BFLOAT16.names or dtype_name(array) == "bfloat16")
 
 
 def cube(array: np.ndarray, layout: Layout) -> np.ndarray:
