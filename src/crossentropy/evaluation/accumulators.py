@@ -61,13 +61,12 @@ class LossSums:
             return np.bincount(group, values, groups)
 
         sums: tuple[np.ndarray, ...]
-        with np.errstate(over="ignore"):  # of losses beyond 1e100: they have a mean, and no interval
-            if weight is None:
-                square = loss * loss  # a power costs ten times a product
-                count, l1, l2, l3 = (rows - infinite) * 1.0, total(loss), total(square), total(square * loss)
-                sums = (count, l1, count, l1, l2, count, l1, l2, l3)
-            else:
-                sums = tuple(total(weight**a * loss**b) for a, b in POWERS)
+        if weight is None:
+            square = loss * loss  # a power costs ten times a product
+            count, l1, l2, l3 = (rows - infinite) * 1.0, total(loss), total(square), total(square * loss)
+            sums = (count, l1, count, l1, l2, count, l1, l2, l3)
+        else:
+            sums = tuple(total(weight**a * loss**b) for a, b in POWERS)
         return self.merge(type(self)(rows, right, infinite, infinite_weight, *sums))
 
     def merge(self, other: Self) -> Self:
