@@ -71,12 +71,14 @@ def test_options_reach_the_reader(run_json, save):
     assert numbers["reading"][1] == "not used: 'y'"
 
 
-def test_progress_is_shown_on_a_terminal_alone(save, capfd, monkeypatch):
+@pytest.mark.parametrize("command", ["report", "compare", "rows"])
+def test_progress_is_shown_on_a_terminal_alone(save, capfd, monkeypatch, tmp_path, command):
     path = str(save(GOOD))
-    assert cli.main(["report", path]) == 0
+    more = {"report": [], "compare": [path], "rows": ["--output", str(tmp_path / "rows.csv")]}[command]
+    assert cli.main([command, path, *more]) == 0
     assert capfd.readouterr().err == ""
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any stream for a terminal
-    assert cli.main(["report", path]) == 0
+    assert cli.main([command, path, *more]) == 0
     assert "reading" in capfd.readouterr().err
 
 

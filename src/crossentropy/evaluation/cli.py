@@ -86,7 +86,7 @@ def run_compare(options: argparse.Namespace) -> int:
     else:
         for_b = {"labels": options.labels_b} if options.labels_b else {}
         own = {"moved": options.moved, "html": options.html}
-        result = compare(options.a, options.b, options_b=for_b, **own, **_reading(options))
+        result = compare(options.a, options.b, options_b=for_b, watch=_with_progress, **own, **_reading(options))
     _show(result, options.json)
     _wrote(options)
     limit = options.fail_if_worse_than
@@ -144,7 +144,8 @@ def run_rows(options: argparse.Namespace) -> int:
         found = read_texts(options.file, **texts)
         batches, by = text_row_batches(found), worst_by(found)
     else:
-        batches, by = row_batches(read_predictions(options.file, **_reading(options)), options.label_errors), "loss"
+        predictions = read_predictions(options.file, **_reading(options)).watched(_with_progress)
+        batches, by = row_batches(predictions, options.label_errors), "loss"
     if options.worst is not None:
         batches = iter(worst_rows(batches, options.worst, by).to_batches())
     write_rows(batches, options.output)

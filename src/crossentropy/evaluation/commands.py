@@ -117,6 +117,7 @@ def compare(
     options_b: dict[str, Any] | None = None,
     moved: int = 5,
     html: str | Path | None = None,
+    watch: Watch | None = None,
     **how_to_read: Any,
 ) -> Comparison:
     """Compare two models on the same rows: `crossentropy compare` as a function.
@@ -131,6 +132,7 @@ def compare(
     how_to_read : as in `report`, for both sources
     html : path of a page to write as well: one file under 300 kB that needs no network
     options_b : what is different for `b`, e.g. {"labels": "other.npy"}
+    watch : as in `report`, for `a`, which is read beside `b`
 
     Returns
     -------
@@ -152,7 +154,7 @@ def compare(
     options = {**_for_b(how_to_read), **(options_b or {})}
     keep_inputs(html, a, b, how_to_read.get("labels"), options.get("labels"))
     predictions_a, predictions_b = read_predictions(a, **how_to_read), read_predictions(b, **options)
-    result = compare_predictions(predictions_a, predictions_b, moved)
+    result = compare_predictions(predictions_a.watched(watch), predictions_b, moved)
     if html is not None:
         from .page import comparison_page, write_page
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,10 @@ class Predictions:
 
     def __iter__(self) -> Iterator[Batch]:
         return read_ahead(self.batches())
+
+    def watched(self, watch: Callable[[Predictions], Iterable[Batch]] | None) -> Predictions:
+        """The same predictions, whose batches go through `watch`, which may show how far the reading has got."""
+        return self if watch is None else replace(self, batches=lambda: iter(watch(self)))
 
 
 def read_predictions(
