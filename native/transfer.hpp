@@ -75,7 +75,7 @@ template <class T, bool Along> struct Transfer : RowGroup {
         bool in_place = a.dtype == own_dtype && a.class_stride == sizeof(T) && step >= row_bytes && p.inner == 1 &&
                         p.rows - first_row >= lanes + Square<T>::side;
         if (in_place) return classes_of_rows(reinterpret_cast<const T*>(start), step / std::int64_t(sizeof(T)), b.classes, to);
-        if (step == row_bytes) read(start, a.class_stride, rows * b.classes, w.rows);
+        if (step && step == row_bytes) read(start, a.class_stride, rows * b.classes, w.rows);
         else
             for (int lane = 0; lane < rows; ++lane)
                 read(row_start(a, lane) + b.first_class * a.class_stride, a.class_stride, b.classes, w.rows + lane * b.classes);
@@ -105,7 +105,7 @@ template <class T, bool Along> struct Transfer : RowGroup {
             char* start = row_start(g, 0) + offset;
             if (gradient_is_plain() && streams() && row_step(g) == b.classes * std::int64_t(sizeof(T)))
                 stream(w.rows, start, rows * b.classes * sizeof(T));
-            else if (row_step(g) == b.classes * g.class_stride)
+            else if (row_step(g) && row_step(g) == b.classes * g.class_stride)
                 write(w.rows, rows * b.classes, start, g.class_stride);
             else
                 for (int lane = 0; lane < rows; ++lane)

@@ -222,3 +222,15 @@ if __name__ == "__main__":
         assert pool.map(work, range(4)) == [before] * 4
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_of_one_class_that_are_not_evenly_spaced(dtype):
+    """A class axis of one element has no step: rows must not be taken for neighbours because of it."""
+    whole = np.random.default_rng(0).normal(size=(4, 3, 5)).astype(dtype)
+    logits, target, out = whole[:, :1, :], np.zeros((4, 5), int), np.zeros_like(whole)
+    value = xe.cross_entropy(logits, target, axis=1, z_loss=1.0, reduction="none")
+    np.testing.assert_allclose(value, logits[:, 0] ** 2, rtol=1e-6)
+    xe.cross_entropy_value_and_grad(logits, target, axis=1, z_loss=1.0, reduction="sum", out=out[:, :1, :])
+    np.testing.assert_allclose(out[:, :1, :], 2 * logits, rtol=1e-6)
+    assert not out[:, 1:].any()
