@@ -73,6 +73,8 @@ class JAX(NumPy):
 
     def takes(self, item: pytest.Item) -> bool:
         """Every shape costs seconds of compilation: the table of options in float32, and samples of the rest."""
+        if item.path.stem == "test_linear":
+            return False  # its linear form is another, with tests of its own
         if item.originalname == "test_each_option_with_each_other":
             return is_sampled(item, 16)
         if item.path.stem == "test_defined_results":
@@ -187,7 +189,8 @@ class PyTorchAutograd(PyTorch):
 
     def takes(self, item: pytest.Item) -> bool:
         """Where derivatives differ from case to case: the tables of options and of defined results."""
-        return item.path.stem in ("test_options", "test_defined_results") and super().takes(item)
+        tables = ("test_options", "test_defined_results", "test_linear")
+        return item.path.stem in tables and super().takes(item)
 
     def apply(self, function: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
         import torch
@@ -197,6 +200,13 @@ class PyTorchAutograd(PyTorch):
         differentiable = isinstance(logits, torch.Tensor) and logits.is_floating_point() and "out" not in options
         if function is value_only or not differentiable:
             return super().apply(function, arguments, options)
+        if name.startswith("linear"):
+            features, weight, target = arguments
+            parts = [features, weight, *([] if options.get("bias") is None else [options["bias"]])]
+            parts = [part.detach().requires_grad_() for part in parts]
+            options |= {"bias": parts[2]} if len(parts) > 2 else {}
+            value = super().apply(value_only, [*parts[:2], target], options)
+            return value, torch.autograd.grad(value.sum(), parts)
         logits = logits.detach().requires_grad_()
         value = super().apply(value_only, [logits, arguments[1]], options)
         if name.endswith("_value_and_grad"):
