@@ -144,7 +144,7 @@ class LinearRows:
         self.features, self.weight, self.layout, self.counted = features, weight, layout, counted
         self.added = None  # to the products: log-probabilities have no transform that a bias could be part of
         if bias is not None and coefficients.inputs == "logits":
-            coefficients = with_bias(coefficients, self.xp.astype(bias, self.work_float64))
+            coefficients = with_bias(coefficients, self.coefficient(bias))
         elif bias is not None:
             self.added = self.wide(bias)
         if counted is not None:  # what is left counts
@@ -171,7 +171,7 @@ class LinearRows:
                     f"memory_budget={budget:,} bytes is too small: inputs={coefficients.inputs!r} takes whole rows, of "
                     f"{layout.classes * entry + per_row + fixed:,}"
                 )
-            coefficients = explicit(self.xp, coefficients, self.work_float64)
+            coefficients = self.explicit(coefficients)
         self.coefficients = coefficients
 
     # -- what a library does ---------------------------------------------------------------------------------------
@@ -194,9 +194,24 @@ class LinearRows:
         """out = a @ b, or out += a @ b."""
         raise NotImplementedError
 
+    def coefficient(self, array: Any) -> Any:
+        """As the coefficients are held, in float64."""
+        return self.xp.astype(array, self.work_float64)
+
+    def explicit(self, c: RowCoefficients) -> RowCoefficients:
+        """The coefficients as arrays of the namespace, in the canonical form."""
+        return explicit(self.xp, c, self.work_float64)
+
     def kernel(self, logits: Any, c: RowCoefficients, rows: Any, upstream: Any, gradient: Any) -> Any:
-        """(rows,) losses; their gradient times ``upstream`` is written where one is given, which may be the logits."""
+        """(rows,) losses, as the subclass adds them up. Their gradient times ``upstream`` goes to ``gradient``, if given.
+
+        That may be the logits.
+        """
         raise NotImplementedError
+
+    def finished(self, losses: Any, upstream: Any) -> Any:
+        """Losses of the plain form as ``kernel`` returns them."""
+        return losses
 
     # -- the chunks ------------------------------------------------------------------------------------------------
 
@@ -287,7 +302,7 @@ class LinearRows:
                     self.xp, logits, part, statistics, upstream, self.work_float64, maximum=statistics.maximum
                 )
                 into.add(logits, classes)
-        return row_loss(self.xp, statistics, c)
+        return self.finished(row_loss(self.xp, statistics, c), upstream)
 
 
 class Sums:
