@@ -59,9 +59,9 @@ def chunk_within(budget: int, count: int, classes: int, entry: int, per_row: int
     at_most = (budget - fixed - per_row) // piece
     at_least = min(classes, CLASSES_AT_LEAST)
     if at_most < at_least:
+        least = min(classes * entry, at_least * piece) + per_row + fixed
         raise ValueError(
-            f"memory_budget={budget:,} bytes is too small: one row of {at_least} of the {classes} classes takes "
-            f"{at_least * piece + per_row + fixed:,}"
+            f"memory_budget={budget:,} is too small: {at_least} of the {classes} classes of one row take {least:,} bytes"
         )
     block = min(classes, at_most, max(at_least, CLASSES_AT_MOST))
     return Chunk(max(1, min(count, (budget - fixed) // (block * piece + per_row))), block)
@@ -203,7 +203,7 @@ class LinearRows:
         return explicit(self.xp, c, self.work_float64)
 
     def kernel(self, logits: Any, c: RowCoefficients, rows: Any, upstream: Any, gradient: Any) -> Any:
-        """(rows,) losses, as the subclass adds them up. Their gradient times ``upstream`` goes to ``gradient``, if given.
+        """(rows,) losses, as the subclass adds them up; their gradient times ``upstream`` goes to ``gradient``.
 
         That may be the logits.
         """
