@@ -61,7 +61,7 @@ def chunk_within(budget: int, count: int, classes: int, entry: int, per_row: int
     if at_most < at_least:
         least = min(classes * entry, at_least * piece) + per_row + fixed
         raise ValueError(
-            f"memory_budget={budget:,} is too small: {at_least} of the {classes} classes of one row take {least:,} bytes"
+            f"memory_budget={budget:,} is too small: {at_least} of {classes} classes of one row take {least:,} bytes"
         )
     block = min(classes, at_most, max(at_least, CLASSES_AT_MOST))
     return Chunk(max(1, min(count, (budget - fixed) // (block * piece + per_row))), block)
