@@ -21,7 +21,7 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         b.first_class = index * shape.block_classes;
         b.classes = std::min(shape.block_classes, p.classes - b.first_class);
         b.vectors = Along ? (b.classes + lanes - 1) / lanes : b.classes;
-        std::int64_t kept = !shape.keeps ? 0 : Along && shape.blocks == 1 ? row * shape.block_vectors * lanes : index * block_elements;
+        std::int64_t kept = !shape.keeps ? 0 : (Along && shape.blocks == 1 ? row : index) * shape.block_vectors * lanes;
         b.powers = w.powers + kept;
         b.dense = has_dense() ? w.dense + kept : nullptr;
         b.slope = has_slope() && !reads_labels_only() ? w.slope + kept : nullptr;

@@ -106,6 +106,21 @@ def test_the_sigmoid_loss_of_the_core_and_of_the_generic_form_agree(kernel, name
     assert (np.abs(slope.astype(float) - gradient.astype(float)) <= 16 * eps).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("classes", [100, 129, 300, 1_000, 2_049, 5_000])
+@pytest.mark.parametrize("name", native.instruction_sets())
+def test_where_the_class_axis_stands_changes_no_number(kernel, name, classes, dtype):
+    kernel(name)
+    logits, labels = problem(classes, dtype, "labels")
+    scaled = (logits * 20).astype(dtype)  # maxima of blocks lie far apart
+    for options in ({}, {"temperature": 0.7}, {"label_smoothing": 0.1, "z_loss": 0.01}):
+        value, gradient = both(scaled, labels, **options)
+        found, slope = both(np.ascontiguousarray(scaled.T), labels, axis=0, **options)
+        eps = np.finfo(dtype).eps
+        np.testing.assert_allclose(found, value, rtol=4 * eps)
+        np.testing.assert_allclose(slope.T, gradient, rtol=400 * eps, atol=4 * eps)  # twice 8 + |z - max| ulp
+
+
 @pytest.mark.parametrize(("rows", "classes"), [(40_000, 10), (3_000, 300), (40, 40_000), (1, 600_000), (3, 400_000)])
 def test_any_number_of_threads_gives_the_same_bits(rows, classes):
     logits, target = problem(classes, np.float32, rows=rows)
