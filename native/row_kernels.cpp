@@ -165,17 +165,23 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         const char* next = !in_place || (last && row + 1 >= rows) ? nullptr : last ? row_start(p.logits, row + 1) : reinterpret_cast<const char*>(b.z.data + b.classes);
         T* powers = p.gradient.data || p.entropy_sum ? b.powers : nullptr;
         decltype(number(m)) others, ties;
-        Origin<T, lanes> origin(m);
-        tile_exp<T, Along>(b.z, origin, powers, next, others, ties);
         set(s.maximum, row, number(m));
-        set(s.ties, row, ties);
-        Real scale = note_origin(origin, b.index, row);
-        set(s.others, row, others * scale);
-        return scale;
+        return with_origin(m, [&](const auto& origin) {
+            tile_exp<T, Along>(b.z, origin, powers, next, others, ties);
+            set(s.ties, row, ties);
+            Real scale = note_origin(origin, b.index, row);
+            set(s.others, row, others * scale);
+            return scale;
+        });
     }
-    Real note_origin(const Origin<T, lanes>& origin, std::int64_t index, int row) {
-        Real scale = number(origin.scale());
-        set(w.top + index * max_rows, row, number(origin.m));
+    template <class Body> auto with_origin(Vector m, Body body) const {
+        if constexpr (has_fma)
+            if (Base::scales()) return body(Origin<T, lanes, true>(m, p.temperature));
+        return body(Origin<T, lanes>(m));
+    }
+    template <class Counted> Real note_origin(const Counted& origin, std::int64_t index, int row) {
+        Real scale = number(origin.scale()), top = number(origin.m);
+        set(w.top + index * max_rows, row, Base::scales() ? top / p.temperature : top);
         set(w.scale + index * max_rows, row, scale);
         return scale;
     }
@@ -311,15 +317,17 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
             if (has_dense()) load_dense(b, row, nullptr);
             if (p.has_softmax) {
                 Vector m;
-                if constexpr (Along) m = T(group.statistics.maximum[row]);
-                else m = convert<T>(Lanes<double, lanes>::load(group.statistics.maximum));
-                Origin<T, lanes> origin(m);
-                tile_powers<T>(b.z, origin, b.powers);
-                note_origin(origin, index, row);
+                if constexpr (Along) m = T(Base::origins()[row]);
+                else m = convert<T>(Lanes<double, lanes>::load(Base::origins()));
+                with_origin(m, [&](const auto& origin) {
+                    tile_powers<T>(b.z, origin, b.powers);
+                    note_origin(origin, index, row);
+                });
             }
         }
         if (!p.has_softmax) std::fill(b.powers, b.powers + b.vectors * lanes, T(0));
         if (has_profile()) load_profile(b, row);
+        if (sizeof(T) == 4 && shape.blocks > 1) lift(b, row);
 
         Factors f = row_factors(index, row);
         bool straight = Along && gradient_is_plain() && !streams();
@@ -341,9 +349,23 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     double power_factor(std::int64_t index, int r) const {
         if (!p.has_softmax) return 0;
         double top = w.top[index * max_rows + r], m = group.statistics.maximum[r], factor = group.power_factor[r] * w.scale[index * max_rows + r];
-        if (shape.blocks == 1 || top == m) return factor;
+        if ((shape.blocks == 1 && !rounds_origin()) || top == m) return factor;
         return factor * exp_nonpositive(Lanes<double, 2>(top - m)).part[0][0];
     }
+
+    // A block far below the row's maximum: its factor would be subnormal as a float, while powers times factor is not yet. Its powers
+    // have 2^headroom to give.
+    void lift(const Block& b, int row) {
+        for (int r = Along ? row : 0; r < (Along ? row + 1 : rows); ++r) {
+            if (std::abs(power_factor(b.index, r)) > 0x1p-80) continue;
+            constexpr T down = T(0x1p-40);
+            w.scale[b.index * max_rows + r] *= 0x1p40;
+            for (std::int64_t j = Along ? 0 : r; j < b.vectors * lanes; j += Along ? 1 : lanes) b.powers[j] *= down;
+        }
+    }
+
+    // The maximum that was given is what the temperature made of the one that was read.
+    bool rounds_origin() const { return p.given && Base::scales(); }
 
     using Factors = GradientFactors<T>;
     Factors row_factors(std::int64_t index, int row) const {
@@ -359,7 +381,10 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     }
     Lanes<double, lanes> power_lanes(std::int64_t index) const {
         if (!p.has_softmax) return 0.0;
-        return Lanes<double, lanes>::load(group.power_factor) * Lanes<double, lanes>::load(w.scale + index * max_rows);
+        using Doubles = Lanes<double, lanes>;
+        Doubles factor = Doubles::load(group.power_factor) * Doubles::load(w.scale + index * max_rows);
+        if (rounds_origin()) factor = factor * exp_nonpositive(Doubles::load(w.top + index * max_rows) - Doubles::load(group.statistics.maximum));
+        return factor;
     }
 
     // Across: what stands in the gradient at the labels, where q is b there and 0 elsewhere.
@@ -370,9 +395,9 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         using Doubles = Lanes<double, lanes>;
         auto numbers = [](const double* from) { return Doubles::load(from); };
         const Statistics& s = group.statistics;
-        Origin<T, lanes> origin(convert<T>(numbers(s.maximum)));
         Doubles weight = numbers(group.weights(1)), upstream = numbers(group.upstream);
-        Doubles entry = power_lanes(b.index) * convert<double>(exp_relative(Vector::load(w.label_logit), origin)) - weight;
+        Vector power = with_origin(convert<T>(numbers(Base::origins())), [&](const auto& origin) { return exp_relative(Vector::load(w.label_logit), origin); });
+        Doubles entry = power_lanes(b.index) * convert<double>(power) - weight;
         auto is_certain = (numbers(s.ties) == 1.0) & (numbers(s.others) < 1.0) & (numbers(group.logits(1)) == 0.0) & (weight > 0.0);
         entry = select(is_certain, numbers(group.residue), entry);
         return convert<T>(select(upstream == 0.0, upstream, upstream * entry));
@@ -425,7 +450,8 @@ bool goes_along(const Problem& p) {
     return p.classes > 128 && (p.inner == 1 || std::abs(p.logits.class_stride) <= std::abs(p.logits.inner_stride));
 }
 template <class Body> auto dispatch(const Problem& p, Body body) {
-    bool in_double = p.logits.dtype == DType::float64 || p.temperature != 1 || p.softcap != 0 || p.class_bias || p.are_probabilities;
+    bool transforms = (p.temperature != 1 && !scales_logits(p)) || p.softcap != 0 || p.class_bias || p.are_probabilities;
+    bool in_double = p.logits.dtype == DType::float64 || transforms;
     if (goes_along(p)) return in_double ? body.template operator()<double, true>() : body.template operator()<float, true>();
     return in_double ? body.template operator()<double, false>() : body.template operator()<float, false>();
 }

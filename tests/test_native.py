@@ -121,6 +121,16 @@ def test_where_the_class_axis_stands_changes_no_number(kernel, name, classes, dt
         np.testing.assert_allclose(slope.T, gradient, rtol=400 * eps, atol=4 * eps)  # twice 8 + |z - max| ulp
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_a_block_far_below_the_maximum(kernel, temperature):
+    """Its factor is subnormal as a float where its probabilities are not."""
+    logits = np.full((3, 9_000), -120, np.float32)
+    logits[:, 0], logits[:, 4_096:4_100] = 0, np.float32(-68 * temperature)
+    gradient = xe.cross_entropy_value_and_grad(logits, [0, 1, 2], temperature=temperature, reduction="none")[1]
+    exact = np.exp(logits[0, 4_096].astype(float) / temperature) / temperature
+    np.testing.assert_allclose(gradient[:, 4_096:4_100], exact, rtol=8e-7)
+
+
 @pytest.mark.parametrize(("rows", "classes"), [(40_000, 10), (3_000, 300), (40, 40_000), (1, 600_000), (3, 400_000)])
 def test_any_number_of_threads_gives_the_same_bits(rows, classes):
     logits, target = problem(classes, np.float32, rows=rows)
