@@ -11,7 +11,12 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     using Base::Base, Base::lanes, Base::minus_infinity, Base::own_dtype, Base::shape, Base::w, Base::p, Base::group, Base::rows;
     using Base::first_row, Base::load, Base::write, Base::row_start, Base::streams, Base::gradient_is_plain, Base::has_dense;
     using LaneIndex = typename Vector::Integer;
+    using Real = std::conditional_t<Along, double, Lanes<double, lanes>>;
     using Base::has_profile, Base::has_slope, Base::transforms, Base::reads_labels_only, Base::finds_top;
+
+    // What stands in w.by_class: that of which block, and its sum.
+    std::int64_t profiled = -1;
+    Real profile_mass = 0.0;
 
     // ---- blocks ---------------------------------------------------------------------------------------------------------
 
@@ -30,13 +35,15 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
 
     // z of a block: where it stands, if its elements are T already, else converted and transformed in w.z.
     void load_logits(Block& b, int row) {
-        bool in_place = Along && p.logits.dtype == own_dtype && p.logits.class_stride == sizeof(T) && !transforms() && !p.mask.data;
+        bool in_place = Along && p.logits.dtype == own_dtype && p.logits.class_stride == sizeof(T) && !transforms();
         if (in_place) {
             const T* data = reinterpret_cast<const T*>(row_start(p.logits, row)) + b.first_class;
             std::int64_t before = (b.vectors - 1) * lanes;
-            std::fill(w.z, w.z + lanes, minus_infinity);
-            std::memcpy(w.z, data + before, (b.classes - before) * sizeof(T));
-            b.z = {data, b.vectors, w.z};
+            T* last = w.z + before;
+            std::fill(last, last + lanes, minus_infinity);
+            std::memcpy(last, data + before, (b.classes - before) * sizeof(T));
+            b.z = {data, b.vectors, last};
+            if (p.mask.data) apply_mask(b, row);
             return;
         }
         load(p.logits, b, row, minus_infinity, w.z);
@@ -59,8 +66,9 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
                 if (p.softcap != 0) {
                     Vector angle = x / p.softcap;
                     auto finite = larger(x, -x) < infinity;  // an infinite logit says what it says without a cap
-                    x = select(finite, tanh(angle) * p.softcap, x);
-                    slope = tanh_slope(angle) / p.temperature;
+                    Tanh<lanes> capped(angle);
+                    x = select(finite, capped.value * p.softcap, x);
+                    slope = capped.slope / p.temperature;
                 }
             }
             x.store(at);
@@ -77,36 +85,47 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     }
 
     // Masked classes: z = -inf and no slope, whatever the logit is. Without a transform the other slopes are 1.
-    void apply_mask(const Block& b, int row) {
+    void apply_mask(Block& b, int row) {
         load(p.mask, b, row, T(0), w.profile);
+        const Tile<T> given = b.z;
+        b.z = {w.z, b.vectors, w.z + (b.vectors - 1) * lanes};
         for (std::int64_t i = 0; i < b.vectors; ++i) {
-            T* at = w.z + i * lanes;
             auto out = Vector::load(w.profile + i * lanes) == T(0);
-            select(out, Vector(minus_infinity), Vector::load(at)).store(at);
+            select(out, Vector(minus_infinity), given[i]).store(w.z + i * lanes);
             if (!b.slope) continue;
             Vector slope = transforms() ? Vector::load(b.slope + i * lanes) : Vector(T(1));
             select(out, Vector(T(0)), slope).store(b.slope + i * lanes);
         }
     }
 
-    // w t of a block; `sum` receives the sum of t.
-    void load_dense(const Block& b, int row, double* sum) {
+    // w t of a block; returns the sum of t.
+    Real load_dense(const Block& b, int row) {
         load(p.dense, b, row, T(0), b.dense);
-        if (sum) set(sum, row, tile_mass(b.vectors, Weights<T, Along>{b.dense}));
-        if (!p.class_weight) return;
+        Real sum = tile_mass(b.vectors, Weights<T, Along>{b.dense});
+        if (!p.class_weight) return sum;
         const double* weight = p.class_weight + b.first_class;
         for (std::int64_t j = 0; j < b.classes; ++j) {
             if (Along) b.dense[j] = T(b.dense[j] * weight[j]);
             else for (int lane = 0; lane < lanes; ++lane) b.dense[j * lanes + lane] = T(b.dense[j * lanes + lane] * weight[j]);
         }
+        return sum;
     }
 
+    Weights<T, Along> by_class() const {
+        Weights<T, Along> weights;
+        (Along ? weights.tile : weights.by_class) = w.by_class;
+        return weights;
+    }
     // u of a block: class weights (or 1) of the classes that the mask allows.
     void load_profile(Block& b, int row) {
-        for (std::int64_t j = 0; j < b.classes; ++j) w.by_class[j] = p.class_weight ? T(p.class_weight[b.first_class + j]) : T(1);
-        if (Along) std::fill(w.by_class + b.classes, w.by_class + b.vectors * lanes, T(0));
+        if (profiled != b.index) {
+            profiled = b.index;
+            for (std::int64_t j = 0; j < b.classes; ++j) w.by_class[j] = p.class_weight ? T(p.class_weight[b.first_class + j]) : T(1);
+            if (Along) std::fill(w.by_class + b.classes, w.by_class + b.vectors * lanes, T(0));
+            if (!p.mask.data) profile_mass = tile_mass(b.vectors, by_class());
+        }
         if (!p.mask.data) {
-            (Along ? b.profile.tile : b.profile.by_class) = w.by_class;
+            b.profile = by_class();
             return;
         }
         load(p.mask, b, row, T(0), w.profile);
@@ -124,8 +143,6 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         if constexpr (Along) return double(x.part[0][0]);
         else return convert<double>(x);
     }
-    using Real = std::conditional_t<Along, double, Lanes<double, lanes>>;
-
     // ---- statistics -----------------------------------------------------------------------------------------------------
 
     void block_statistics(std::int64_t index, int row, Statistics& s) {
@@ -145,13 +162,14 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         if (has_profile()) {
             load_profile(b, row);
             set(s.profile, row, tile_weighted(b.z, from, b.profile));
-            set(s.profile_mass, row, tile_mass(b.vectors, b.profile));
+            set(s.profile_mass, row, p.mask.data ? tile_mass(b.vectors, b.profile) : profile_mass);
             count_allowed(b, row, s);
         }
         if (has_dense()) {
-            load_dense(b, row, s.target_sum);
+            Real target_sum = load_dense(b, row);
+            set(s.target_sum, row, target_sum);
             set(s.dense, row, tile_weighted(b.z, from, Weights<T, Along>{b.dense}));
-            set(s.dense_mass, row, tile_mass(b.vectors, Weights<T, Along>{b.dense}));
+            set(s.dense_mass, row, p.class_weight ? tile_mass(b.vectors, Weights<T, Along>{b.dense}) : target_sum);
         }
         if (finds_top()) find_top(b, row, m, s);
         find_labels(b, row);
@@ -314,7 +332,7 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         Block b = block_at(index, row);
         if (!shape.keeps && !reads_labels_only()) {
             load_logits(b, row);
-            if (has_dense()) load_dense(b, row, nullptr);
+            if (has_dense()) load_dense(b, row);
             if (p.has_softmax) {
                 Vector m;
                 if constexpr (Along) m = T(Base::origins()[row]);

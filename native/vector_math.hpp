@@ -167,30 +167,20 @@ template <int N> INLINE Lanes<double, N> exp_difference(Lanes<double, N> a, Lane
     return select(z < -708.0, Real(0.0), power + power * rest);
 }
 
-// e^x - 1 for -745 <= x <= 0, relative to the small result: 2^k (e^r - 1) + (2^k - 1).
-template <int N> INLINE Lanes<double, N> expm1_nonpositive(Lanes<double, N> x) {
-    using E = Exp<double>;
+// With x = -2|y|, k ln 2 + r = x and m = 2^k (e^r - 1), both numbers without cancellation: e^x - 1 = m + (2^k - 1), e^x = m + 2^k.
+// tanh |y| = (1 - e^x) / (1 + e^x); 1 - tanh^2 = 4 e^x / (1 + e^x)^2.
+template <int N> struct Tanh {
     using Real = Lanes<double, N>;
-    x = larger(Real(-60.0), x);
-    Real k = nearest_power(x);
-    Real r = (x - k * E::ln2_high) - k * E::ln2_low;
-    Real scale = power_of_two(k);
-    return scale * (exp_tail(r) * (r * r) + r) + (scale - 1.0);
-}
-
-// tanh x, and 1 - tanh^2 x without its cancellation. With t = e^(-2|x|) - 1: tanh |x| = -t / (2 + t), 1 - tanh^2 = 4 (1 + t) / (2 + t)^2.
-template <int N> INLINE Lanes<double, N> tanh(Lanes<double, N> x) {
-    using Real = Lanes<double, N>;
-    Real size = larger(x, -x);
-    Real t = expm1_nonpositive(size * -2.0);
-    Real result = -t / (t + 2.0);
-    return select(x < 0.0, -result, select(x == x, result, x));
-}
-template <int N> INLINE Lanes<double, N> tanh_slope(Lanes<double, N> x) {
-    using Real = Lanes<double, N>;
-    Real decay = exp_nonpositive(larger(x, -x) * -2.0);
-    return select(x == x, decay * 4.0 / ((decay + 1.0) * (decay + 1.0)), x);
-}
+    Real value, slope;
+    INLINE explicit Tanh(Real y) {
+        using E = Exp<double>;
+        Real x = larger(Real(-700.0), larger(y, -y) * -2.0), k = nearest_power(x);
+        Real r = (x - k * E::ln2_high) - k * E::ln2_low, scale = power_of_two(k), m = scale * fma(exp_tail(r), r * r, r);
+        Real decay = m + scale, inverse = 1.0 / (decay + 1.0), size = ((1.0 - scale) - m) * inverse;
+        value = select(y == y, select(y < 0.0, -size, size), y);
+        slope = select(y == y, decay * 4.0 * (inverse * inverse), y);
+    }
+};
 
 // 2^k (1 + f) = u with sqrt(1/2) <= 1 + f < sqrt(2); log(1 + f) = f - f^2/2 + s (f^2/2 + R(s^2)), s = f / (2 + f), where
 // s R is what 2 atanh(s) has beyond its first term. `extra` is added where it does not round away (log1p's lost bits).

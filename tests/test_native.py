@@ -1,5 +1,6 @@
 """The C++ core against the generic form and itself: every instruction set, thread count, dtype and target."""
 
+import math
 import os
 import subprocess
 import sys
@@ -259,3 +260,21 @@ def test_rows_of_one_class_that_are_not_evenly_spaced(dtype):
     xe.cross_entropy_value_and_grad(logits, target, axis=1, z_loss=1.0, reduction="sum", out=out[:, :1, :])
     np.testing.assert_allclose(out[:, :1, :], 2 * logits, rtol=1e-6)
     assert not out[:, 1:].any()
+
+
+@pytest.mark.parametrize("classes", [7, 100, 512, 1_300])
+def test_the_mass_of_soft_targets(kernel, classes):
+    """What a mean divides by: added up by the core, and not over rows that do not count."""
+    logits, target = problem(classes, np.float64, "soft")
+    rows = len(logits)
+    row_weight = np.where(np.arange(rows) % 3 == 0, 0, 0.5 + np.arange(rows))
+    target[row_weight == 0] = np.nan
+    class_weight = np.linspace(0.5, 2, classes)
+    exact = [math.fsum(row) for row in target * class_weight if not np.isnan(row[0])]
+    mass = math.fsum(w * m for w, m in zip(row_weight[row_weight > 0], exact, strict=True))
+    options = {"class_weight": class_weight, "row_weight": row_weight}
+    total = xe.cross_entropy(logits, target, reduction="sum", **options)
+    assert math.isclose(xe.cross_entropy(logits, target, **options), total / mass, rel_tol=4e-16)
+    assert native.row_sums(target.astype(np.float16)) is None
+    kernel("generic")
+    assert native.row_sums(target) is None
