@@ -162,13 +162,22 @@ class Rows:
         for block in blocks(self.layout.count, self.layout.classes):
             yield block, self.logits[block], explicit(xp, self.coefficients.rows(block), WORK)
 
+    def dense_mass(self) -> np.ndarray:
+        """m_i of the dense target."""
+        c = self.coefficients
+        mass = native.row_sums(c.dense, c.class_weight)
+        if mass is not None:
+            return mass if c.valid is None else np.where(c.valid, mass, 0.0)
+        mass = np.empty(self.layout.count)
+        for block in blocks(self.layout.count, self.layout.classes):
+            mass[block] = generic.dense_target(xp, c.rows(block), WORK)[1].sum(axis=-1)
+        return mass
+
     def reduction(self) -> Reduction:
         coefficients, mass, totals = self.coefficients, self.coefficients.target_mass, self.coefficients.totals
         by_weight = isinstance(self.options.normalizer, str) and self.options.normalizer == "weight"
         if coefficients.dense is not None and self.options.reduction == "mean" and by_weight:
-            mass = np.empty(self.layout.count)
-            for block in blocks(self.layout.count, self.layout.classes):
-                mass[block] = generic.dense_target(xp, coefficients.rows(block), WORK)[1].sum(axis=-1)
+            mass = self.dense_mass()
         shape = self.layout.row_shape
         result = Reduction(xp, self.options, shape, self.row_weight, coefficients.valid, mass, WORK, totals)
         if totals is not None and not (result.is_total and self.core):

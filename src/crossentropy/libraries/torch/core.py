@@ -10,6 +10,7 @@ import torch
 from crossentropy.arrays import Layout
 from crossentropy.kernels import native
 from crossentropy.libraries.torch.forms import Form, view
+from crossentropy.libraries.torch.tensors import is_plain
 from crossentropy.row_coefficients import explicit
 from crossentropy.row_loss import RowStatistics
 
@@ -24,6 +25,16 @@ def values(tensor: Any) -> Any:
 def within(tensor: Any, low: float, high: float, ignored: Any = None) -> int | None:
     """The core's one look at the numbers of a plain tensor: ``native.within``."""
     return native.within(view(tensor), low, high, ignored)
+
+
+def dense_mass(c: Any) -> Any:
+    """m_i of a plain dense target (``native.row_sums``); None where the core cannot read it."""
+    if c.class_weight is not None and not is_plain(c.class_weight):
+        return None
+    mass = native.row_sums(view(c.dense), None if c.class_weight is None else view(c.class_weight))
+    if mass is None:
+        return None
+    return torch.from_numpy(mass if c.valid is None else np.where(view(c.valid), mass, 0.0))
 
 
 def losses(
