@@ -28,7 +28,7 @@ from crossentropy.linear_chunks import (
     linear_layout,
     within,
 )
-from crossentropy.options import LinearOptions
+from crossentropy.options import LinearOptions, LossOptions
 from crossentropy.row_coefficients import RowCoefficients, explicit
 from crossentropy.row_loss import RowStatistics, row_loss
 
@@ -50,11 +50,12 @@ class Head(LinearRows):
         c: RowCoefficients,
         layout: Layout,
         counted: Any,
-        options: LinearOptions,
+        options: LossOptions,
+        budget: int | None,
         work: np.dtype,
     ) -> None:
         self.options, self.work = options, work
-        budget = MEMORY_BUDGET if options.memory_budget is None else options.memory_budget
+        budget = MEMORY_BUDGET if budget is None else budget
         self.scratch = min(SCRATCH, budget // 8)
         super().__init__(features, weight, bias, c, layout, counted, budget)
         self.sum = np.empty(self.scratch // self.work.itemsize, self.work)
@@ -129,6 +130,7 @@ class Problem:
             self.layout,
             None if valid is None or valid.all() else np.flatnonzero(valid),
             self.rows.options,
+            vars(self.rows.options).get("memory_budget"),
             self.work,
         )
 
