@@ -77,9 +77,10 @@ class Head(LinearRows):
             np.matmul(a, b, out=out)
             return
         columns = b.shape[1]
-        for block in within(len(a), max(1, self.sum.size // columns)):
-            size = (block.stop - block.start) * columns
-            part = (self.sum[:size] if size <= self.sum.size else np.empty(size, self.work)).reshape(-1, columns)
+        for block in within(len(a), max(1, self.sum.size // max(1, columns))):
+            rows = block.stop - block.start
+            part = self.sum[: rows * columns] if rows * columns <= self.sum.size else np.empty(columns, self.work)
+            part = part.reshape(rows, columns)
             np.matmul(a[block], b, out=part)
             out[block] += part
 
