@@ -44,7 +44,7 @@ def two_rows_at_a_time(monkeypatch):
         "chunk_within",
         lambda budget, count, classes, *rest: (
             linear_chunks.Chunk(2, classes)
-            if budget == linear_chunks.MEMORY_BUDGET
+            if budget == linear_chunks.ENOUGH_MEMORY
             else within(budget, count, classes, *rest)
         ),
     )

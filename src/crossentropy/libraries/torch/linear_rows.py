@@ -44,6 +44,8 @@ class Head(LinearRows):
     ) -> None:
         """``every``: rows that do not count are computed too."""
         self.xp, self.device = Namespace(features.device), features.device
+        if not features.is_cpu:  # where every chunk is a round of launches
+            self.enough_rows = None
         self.work, self.num_threads = product_dtype(features, weight), num_threads
         self.held = isinstance(flat[0], Held)
         c = ROWS.as_arrays(flat) if self.held else ROWS.as_tensors(flat)
