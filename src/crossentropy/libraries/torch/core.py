@@ -12,6 +12,7 @@ from crossentropy.kernels import native
 from crossentropy.libraries.torch.forms import Form, view
 from crossentropy.libraries.torch.tensors import is_plain
 from crossentropy.row_coefficients import explicit
+from crossentropy.row_loss import RowStatistics
 
 NUMPY_DTYPES = {torch.float64: np.float64, torch.float32: np.float32}
 
@@ -58,6 +59,18 @@ def losses(
     result = np.empty(core.layout.count)
     core.losses(result, upstream, slope)
     return result, explicit_arrays(c).valid
+
+
+def row_statistics(x: Any, c: Any, num_threads: int | None) -> RowStatistics | None:
+    """Tensors of the statistics of logits (rows, classes), of every row, with what entropy and prediction need.
+
+    ``c`` holds NumPy arrays. None where the core cannot take it.
+    """
+    found = native.core(view(x), Layout(tuple(x.shape), 1), c, num_threads or torch.get_num_threads())
+    if found is None or c.inputs != "logits":
+        return None
+    arrays = vars(found.row_statistics())
+    return RowStatistics(**{name: None if a is None else torch.from_numpy(a) for name, a in arrays.items()})
 
 
 def explicit_arrays(c: Any) -> Any:
