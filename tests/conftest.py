@@ -74,7 +74,8 @@ class JAX(NumPy):
     def takes(self, item: pytest.Item) -> bool:
         """Every shape costs seconds of compilation: the table of options in float32, and samples of the rest."""
         if item.path.stem == "test_linear":
-            return False  # its linear form is another, with tests of its own
+            # Whole rows alone: it has no blocks of classes. 16-bit products are compiled with the rest.
+            return item.originalname != "test_blocks_of_classes" and is_sampled(item, 8)
         if item.originalname == "test_each_option_with_each_other":
             return is_sampled(item, 16)
         if item.path.stem == "test_defined_results":
