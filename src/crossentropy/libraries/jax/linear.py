@@ -105,6 +105,12 @@ def chunks_within(budget: int, head: Head, c: RowCoefficients) -> Chunks:
     return Chunks(rows, chunk.rows, block)
 
 
+def added(array: Any, start: Any, part: Any) -> Any:
+    """The array with ``part`` added from ``start`` on: in place in a scan, where ``at[...].add`` is a slow scatter."""
+    here = jax.lax.dynamic_slice_in_dim(array, start, part.shape[0])
+    return jax.lax.dynamic_update_slice_in_dim(array, here + part, start, 0)
+
+
 def losses_of(head: Head, c: RowCoefficients, chunks: Chunks) -> Any:
     """(rows,). Each chunk's logits are computed again for its derivatives."""
 
@@ -115,7 +121,7 @@ def losses_of(head: Head, c: RowCoefficients, chunks: Chunks) -> Any:
 
     def step(total: Any, number: Any) -> tuple[Any, None]:
         rows, part = losses(head, c, number)
-        return total.at[rows].add(part), None
+        return added(total, rows[0], part), None
 
     none = jnp.zeros(chunks.rows, working_dtype(head.features, head.weight))
     return jax.lax.scan(step, none, jnp.arange(chunks.count))[0]
@@ -135,13 +141,12 @@ def losses_and_gradients(head: Head, c: RowCoefficients, upstream: Any, chunks: 
         slopes = jnp.where(factor == 0, 0.0, factor * row_gradients(logits, part))
         weight = gradients.weight
         for start in classes:
-            block = slice(start, start + chunks.block)
-            own = jnp.matmul(slopes[:, block].T, features, preferred_element_type=dtype)
-            weight = weight.at[block].add(own)
+            own = jnp.matmul(slopes[:, start : start + chunks.block].T, features, preferred_element_type=dtype)
+            weight = added(weight, start, own)
         back = jnp.matmul(slopes, head.weight, preferred_element_type=dtype)
         bias = None if head.bias is None else gradients.bias + xp.sum(slopes, axis=0)
-        gradients = Head(gradients.features.at[rows].add(back), weight, bias)
-        return (total.at[rows].add(row_losses(logits, part)), gradients), None
+        gradients = Head(added(gradients.features, rows[0], back), weight, bias)
+        return (added(total, rows[0], row_losses(logits, part)), gradients), None
 
     none = jax.tree.map(lambda array: jnp.zeros(array.shape, dtype), head)
     sums, _ = jax.lax.scan(step, (jnp.zeros(chunks.rows, dtype), none), jnp.arange(chunks.count))
