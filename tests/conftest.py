@@ -147,7 +147,7 @@ class CompiledJAX(JAX):
                 return is_sampled(item, 24)
             return name != "test_ordinary_rows" or is_sampled(item, 8)
         if stem == "test_options" and name == "test_each_option_alone":
-            return is_sampled(item, 8 if dtype == np.float32 else 32)
+            return is_sampled(item, 16 if dtype == np.float32 else 64)
         if name in ("test_as_many_options_as_go_together", "test_each_option_alone"):
             return is_sampled(item, 16 if stem == "test_options" else 80)
         return stem == "test_defined_results" and is_sampled(item, 32)

@@ -91,6 +91,12 @@ def test_transformations():
     along = jax.jvp(total, (ARGUMENTS[1],), (ARGUMENTS[1],))[1]
     close(along, jnp.vdot(jax.grad(total)(ARGUMENTS[1]), ARGUMENTS[1]), 1e-3)
     mean = lambda w: xe.linear_cross_entropy(ARGUMENTS[0], w, LABELS)  # noqa: E731
+    small = jnp.asarray(WEIGHT[:3]), jnp.asarray(LABELS[:3] % 3)
+    of_linear = jax.hessian(lambda w: xe.linear_cross_entropy(ARGUMENTS[0][:3], w, small[1], memory_budget=600))(
+        small[0]
+    )
+    of_logits = jax.hessian(lambda w: xe.cross_entropy(ARGUMENTS[0][:3] @ w.T, small[1]))(small[0])
+    close(of_linear, of_logits)
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(mean, (ARGUMENTS[1],), (ARGUMENTS[1],))
 

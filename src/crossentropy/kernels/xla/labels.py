@@ -78,13 +78,15 @@ def total(x: Any, maximum: Any, labels: Any) -> Any:
     # Where the error of x - m is asked for, x is kept from so low that the difference is finite; e^(x - m) is 0 there.
     low = jnp.finfo(dtype).min
     floor = jnp.where(maximum >= 0, jnp.minimum(maximum - 800.0, 0.0), jnp.maximum(2.0 * maximum - 800.0, low))
-    m, floor, labels = maximum[:, None], floor[:, None], labels.astype(dtype)[:, None]
+    m, floor, labels = maximum[:, None], floor[:, None], labels[:, None]
 
     def terms(z: Any, columns: Any) -> Any:
         power = jnp.exp(z - m) * (1.0 + difference_error(jnp.maximum(z, floor), m))
-        return power * jnp.minimum(jnp.abs(columns - labels), 1.0)
+        if classes >= MANY:  # as integers: float32 counts to 2^24 alone
+            return jnp.where(columns == labels, 0.0, power)
+        return power * jnp.minimum(jnp.abs(columns.astype(dtype) - labels.astype(dtype)), 1.0)
 
-    columns = jnp.arange(classes, dtype=dtype)
+    columns = jnp.arange(classes, dtype=labels.dtype)
     if classes <= FEW:
         return jax.lax.reduce(terms(x, columns), jnp.zeros((), dtype), own_sum, (1,))
     if classes < MANY:

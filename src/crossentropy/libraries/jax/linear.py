@@ -179,7 +179,11 @@ def backward(chunks: Chunks, kept: Any, slope: Any) -> Any:
     if isinstance(slope, jax.custom_derivatives.SymbolicZero):
         slope = jnp.zeros(slope.shape, slope.dtype)
     if gradients is None:
-        return jax.vjp(lambda *values: total_of(losses_of(*values[:2], chunks), values[2]), *rest)[1](slope)
+
+        def again(head: Head, c: RowCoefficients, upstream: Any) -> Any:
+            return total_of(losses_of(head, c, chunks), upstream)
+
+        return jax.vjp(again, *rest)[1](slope)
     scaled = jax.tree.map(lambda part: (slope * part).astype(part.dtype), gradients)
     return scaled, *jax.tree.map(no_slope, rest)
 
