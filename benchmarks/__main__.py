@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import cases as catalogue
 from benchmarks import linear
-from benchmarks.contenders import OTHERS, ours, ours_on_tensors
+from benchmarks.contenders import OTHERS, ours, ours_on_jax, ours_on_tensors
 from benchmarks.timing import bandwidth_calls, interleaved
 from crossentropy.kernels import native
 
@@ -41,9 +41,14 @@ def agree(case: catalogue.Case, calls: dict[tuple[str, str], Any]) -> None:
             raise AssertionError(f"{case.suite} {case.name}: {who} {what} gives {found!r}, ours {expected!r}")
 
 
-def measure(case: catalogue.Case, threads: int, seconds: float) -> dict[str, Any]:
-    calls = {("ours", what): call for form in (ours, ours_on_tensors) for what, call in form(case, threads).items()}
+def measure(case: catalogue.Case, threads: int, seconds: float, only_jax: bool = False) -> dict[str, Any]:
+    forms = (ours, ours_on_tensors, ours_on_jax)
+    calls = {("ours", what): call for form in forms for what, call in form(case, threads).items()}
+    if only_jax:
+        calls = {key: call for key, call in calls.items() if key[1] == "value" or "JAX" in key[1]}
     for who, contender in OTHERS.items():
+        if only_jax and who not in ("JAX", "optax"):
+            continue
         calls |= {(who, what): call for what, call in contender(case, threads).items()}
     agree(case, calls)
     # Large enough that no cache holds it; measured among the rest, in the same seconds.
@@ -85,6 +90,7 @@ def rows_of(result: dict[str, Any]) -> list[list[str]]:
 WHAT = (
     *("value", "gradient", "gradient into out="),
     *("value of tensors", "gradient of tensors", "gradient of tensors into out="),
+    *("value of JAX arrays", "gradient of JAX arrays"),
 )
 HEAD = [
     "suite",
@@ -106,7 +112,7 @@ def machine() -> dict[str, str]:
             (line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), name
         )
     versions = {}
-    for package in ("numpy", "torch", "jax", "scikit-learn", "scipy"):
+    for package in ("numpy", "torch", "jax", "optax", "scikit-learn", "scipy"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -149,6 +155,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="a thirty-second of the rows, a fifth of a second per case"
     )
+    parser.add_argument("--jax", action="store_true", help="JAX arrays alone, beside optax and JAX")
     parser.add_argument("--json", metavar="FILE", help="also write every number there")
     parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md and the roofline figure")
     parser.add_argument("--threads", type=int, action="append", help="thread counts (default: 1 and all)")
@@ -168,7 +175,7 @@ def main() -> None:
         print(" | ".join(HEAD))
     for case in catalogue.cases(suites, 32 if given.quick else 1):
         for threads in counts:
-            result = measure(case, threads, 0.2 if given.quick else 2.0)
+            result = measure(case, threads, 0.2 if given.quick else 2.0, given.jax)
             results.append(result)
             for line in rows_of(result):
                 print(" | ".join(line), flush=True)

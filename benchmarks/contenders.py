@@ -72,6 +72,29 @@ def ours_on_tensors(case: Case, threads: int) -> dict[str, Call]:
     }
 
 
+def ours_on_jax(case: Case, threads: int) -> dict[str, Call]:
+    """JAX arrays in, JAX arrays out, compiled: the value, and the value with its gradient."""
+    if not has("jax") or case.kind == "log_loss":
+        return {}
+    import jax.numpy as jnp
+
+    loss = xe.binary_cross_entropy if case.kind == "binary" else xe.cross_entropy
+    options = {name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in case.options.items()}
+    options |= {} if case.kind == "binary" else {"axis": case.axis}
+    calls = compiled(lambda logits, target: loss(logits, target, **options), case)
+    return {f"{what} of JAX arrays": call for what, call in calls.items()}
+
+
+def compiled(loss: Callable[[Any, Any], Any], case: Case) -> dict[str, Call]:
+    """The value alone and with its gradient. Targets are arguments: constants would be folded at compilation."""
+    import jax
+    import jax.numpy as jnp
+
+    x, y = jnp.asarray(case.logits), jnp.asarray(case.target)
+    value, gradient = (jax.jit(f).lower(x, y).compile() for f in (loss, jax.value_and_grad(loss)))
+    return {"value": lambda: value(x, y).block_until_ready(), "gradient": lambda: jax.block_until_ready(gradient(x, y))}
+
+
 def torch(case: Case, threads: int) -> dict[str, Call]:
     """Tensors are made beforehand: what is timed is the loss alone."""
     if not has("torch") or case.kind == "log_loss" or not set(case.options) <= {"class_weight", "label_smoothing"}:
@@ -135,14 +158,26 @@ def jax(case: Case, threads: int) -> dict[str, Call]:
     import jax
     import jax.numpy as jnp
 
-    x, y = jnp.asarray(case.logits), jnp.asarray(case.target)
-
-    def loss(logits: Any) -> Any:
-        label = jnp.take_along_axis(logits, y[:, None], axis=-1)[:, 0]
+    def loss(logits: Any, target: Any) -> Any:
+        label = jnp.take_along_axis(logits, target[:, None], axis=-1)[:, 0]
         return (jax.scipy.special.logsumexp(logits, axis=-1) - label).mean()
 
-    value, gradient = jax.jit(loss), jax.jit(jax.value_and_grad(loss))
-    return {"value": lambda: value(x).block_until_ready(), "gradient": lambda: jax.block_until_ready(gradient(x))}
+    return compiled(loss, case)
+
+
+def optax(case: Case, threads: int) -> dict[str, Call]:
+    """As JAX, with optax's own functions."""
+    if not has("optax") or case.options or case.axis != -1 or case.kind == "log_loss":
+        return {}
+    import optax
+
+    names = {
+        "labels": "softmax_cross_entropy_with_integer_labels",
+        "soft": "softmax_cross_entropy",
+        "binary": "sigmoid_binary_cross_entropy",
+    }
+    each = getattr(optax.losses, names[case.kind])
+    return compiled(lambda logits, target: each(logits, target).mean(), case)
 
 
 def scipy(case: Case, threads: int) -> dict[str, Call]:
@@ -155,4 +190,4 @@ def scipy(case: Case, threads: int) -> dict[str, Call]:
     return {"value": lambda: float((logsumexp(x, axis=-1) - x[rows, y]).mean())}
 
 
-OTHERS = {"PyTorch": torch, "scikit-learn": scikit_learn, "JAX": jax, "SciPy": scipy}
+OTHERS = {"PyTorch": torch, "scikit-learn": scikit_learn, "JAX": jax, "optax": optax, "SciPy": scipy}

@@ -31,6 +31,10 @@ class NumPy:
         """The spacing at 1 of the numbers that a result of this dtype is computed in."""
         return float(np.finfo(np.float64).eps)
 
+    def index_dtype(self, dtype: np.dtype) -> np.dtype:
+        """Of a prediction for logits of this dtype."""
+        return np.dtype(np.int64)
+
     def takes(self, item: pytest.Item) -> bool:
         """Whether it runs this test of the table: one that compiles takes a sample."""
         return True
@@ -73,17 +77,30 @@ class JAX(NumPy):
     # XLA takes numbers below the smallest normal float32 for 0, and such results.
     flushed = float(np.finfo(np.float32).smallest_normal)
 
+    def index_dtype(self, dtype: np.dtype) -> np.dtype:
+        """The widest integers that JAX is set to hold."""
+        return np.dtype(np.int64 if dtype == np.float64 else np.int32)
+
     def takes(self, item: pytest.Item) -> bool:
-        """Every shape costs seconds of compilation: the table of options in float32, and samples of the rest."""
-        if item.path.stem == "test_linear":
-            return False  # its linear form is another, with tests of its own
-        if item.originalname == "test_each_option_with_each_other":
-            return is_sampled(item, 16)
-        if item.path.stem == "test_defined_results":
-            return is_sampled(item, 8)
-        return item.path.stem == "test_options" and (
-            parameters_of(item).get("dtype") == np.float32 or is_sampled(item, 4)
-        )
+        """Each operation of each new shape is compiled, 10 to 100 ms: every option alone in every dtype, and samples.
+
+        Left out, since they would compile for minutes: most pairs of options and defined results (their shapes differ
+        from test to test), the bounds in float32 (which are held where they are compiled in one piece), properties
+        (hypothesis makes new shapes), and blocks of classes, which the linear form has not here.
+        """
+        name, stem = item.originalname, item.path.stem
+        if stem == "test_options" and name == "test_each_option_alone":
+            return True
+        if name == "test_blocks_of_classes":
+            return False
+        if stem == "test_exactness":
+            is_wide = parameters_of(item).get("dtype") == np.float64
+            return is_wide and name not in CompiledJAX.not_compiled and is_sampled(item, 16)
+        samples = {"test_options": 16, "test_defined_results": 8, "test_linear": 40}
+        samples |= {"test_distributions": 12, "test_arrays": 24}
+        if name == "test_as_many_options_as_go_together" and stem == "test_options":
+            return is_sampled(item, 4)
+        return stem in samples and is_sampled(item, samples[stem])
 
     def working_eps(self, dtype: np.dtype) -> float:
         """The working precision is that of the result."""
@@ -120,12 +137,22 @@ class CompiledJAX(JAX):
     not_compiled = ("test_any_row", "test_options_on_full_length_numbers", "test_the_mean_of_ten_million_rows")
 
     def takes(self, item: pytest.Item) -> bool:
-        """A sample of the bounds in float32 and 16 bits, where XLA's own errors count."""
-        if item.path.stem != "test_exactness" or item.originalname in self.not_compiled:
-            is_full = item.originalname == "test_as_many_options_as_go_together"
-            return is_full and item.path.stem == "test_options" and is_sampled(item, 16)
-        is_ordinary = item.originalname == "test_ordinary_rows"
-        return parameters_of(item).get("dtype") != np.float64 and (not is_ordinary or is_sampled(item, 8))
+        """Each call is compiled, 0.3 to 2 s: the bounds in float32 and 16 bits, where XLA's own errors count; samples.
+
+        Left out: float64 but for a sample (its operations are held to the bounds one by one), most options and defined
+        results, properties, and what is no loss (distributions, conversions).
+        """
+        name, stem = item.originalname, item.path.stem
+        dtype = parameters_of(item).get("dtype")
+        if stem == "test_exactness" and name not in self.not_compiled:
+            if dtype == np.float64:
+                return is_sampled(item, 24)
+            return name != "test_ordinary_rows" or is_sampled(item, 8)
+        if stem == "test_options" and name == "test_each_option_alone":
+            return is_sampled(item, 16 if dtype == np.float32 else 64)
+        if name in ("test_as_many_options_as_go_together", "test_each_option_alone"):
+            return is_sampled(item, 16 if stem == "test_options" else 80)
+        return stem == "test_defined_results" and is_sampled(item, 32)
 
     def apply(self, function: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
         import jax

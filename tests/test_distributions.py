@@ -268,7 +268,7 @@ def test_row_statistics(library, dtype, options, kind):
     factor = mp.log(2) if options.get("unit") == "bits" else mpf(1)
     wide = tolerances.result_dtype(dtype)
     assert lse.dtype == target_log_prob.dtype == entropy.dtype == wide
-    assert prediction.dtype == np.int64
+    assert prediction.dtype == library.index_dtype(dtype)
     assert_within(target_log_prob, [-v for v in exact.value], tolerances.REDUCED, slack=1e-15)
     for i, row in enumerate(exact.rows):
         z = row.transform(row.x) if options.get("inputs") in (None, "logits") else row.log_probs(row.x)

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crossentropy.kernels.xla.sums import pairwise_sum
+
 
 class Namespace:
     """jax.numpy, but for the members below."""
@@ -62,28 +64,6 @@ class Namespace:
         y = jnp.where(is_ordinary, x, 0.0)
         whole = jnp.round(y)
         return jnp.where(is_ordinary, jnp.ldexp(jnp.exp((y - whole) * math.log(2.0)), whole.astype(int)), jnp.exp2(x))
-
-
-@jax.custom_jvp
-@jax.jit
-def pairwise_sum(terms: Any) -> Any:
-    """Sum over the last axis by halving it.
-
-    200,000 equal float32 numbers: 0.2 ulp, where XLA's reduction (windows of 32, one after the other) is off by 6.4 and
-    would spend the whole bound of a loss. It is also faster: the halves are added as vectors, 16,384 x 1,000 in 35 ms
-    instead of 86.
-    """
-    while (extent := terms.shape[-1]) > 1:
-        if extent % 2:
-            terms = jnp.pad(terms, [(0, 0)] * (terms.ndim - 1) + [(0, 1)])
-        half = terms.shape[-1] // 2
-        terms = terms[..., :half] + terms[..., half:]
-    return terms[..., 0] if terms.shape[-1] else jnp.zeros(terms.shape[:-1], terms.dtype)
-
-
-@pairwise_sum.defjvp
-def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
-    return pairwise_sum(*primals), jnp.sum(*tangents, axis=-1)
 
 
 namespace = Namespace()

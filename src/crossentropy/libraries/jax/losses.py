@@ -35,20 +35,14 @@ from crossentropy.arrays import (
 from crossentropy.binary_coefficients import binary_coefficients, check_binary_probabilities
 from crossentropy.binary_loss import BinaryCoefficients
 from crossentropy.kernels import generic
-from crossentropy.kernels.xla import namespace as xp
+from crossentropy.kernels.xla.labels import is_plain, label_gradients, label_losses
+from crossentropy.kernels.xla.namespace import namespace as xp
 from crossentropy.options import BinaryOptions, LossOptions
 from crossentropy.reduction import Reduction
 from crossentropy.row_coefficients import check_dense_target, check_probabilities, row_coefficients
 from crossentropy.row_loss import RowCoefficients, log_sum, row_loss
 
 namespace = xp
-
-
-def __getattr__(name: str) -> Any:
-    if name == "WORK":
-        return xp.float64  # asked anew each time: it follows jax_enable_x64
-    raise AttributeError(name)
-
 
 # What is the same for every call of a compiled function, and what is an array (or None).
 STATIC = ["inputs", "temperature", "softcap", "label_smoothing", "focal_gamma", "z_loss", "dense_scale"]
@@ -151,11 +145,15 @@ def moves(tangent: Any) -> bool:
 
 
 def row_losses_of(logits: Any, c: RowCoefficients) -> Any:
+    if is_plain(c):
+        return label_losses(logits.astype(result_dtype(logits)), c)
     return row_loss(xp, generic.row_statistics(xp, logits, c, result_dtype(logits)), c)
 
 
 def row_gradients_of(logits: Any, c: RowCoefficients) -> Any:
     work = result_dtype(logits)
+    if is_plain(c):
+        return label_gradients(logits.astype(work), c)
     return generic.row_gradient(xp, logits, c, generic.row_statistics(xp, logits, c, work), 1.0, work)
 
 
@@ -246,7 +244,8 @@ class Rows:
     options: LossOptions
 
     @classmethod
-    def of(cls, logits: Any, target: Any, options: LossOptions, *, summary: bool = False) -> Rows:
+    def unread(cls, logits: jax.ShapeDtypeStruct, target: Any, options: LossOptions, *, summary: bool = False) -> Rows:
+        """What target and options mean, for logits of which shape and dtype alone are known."""
         layout, options = Layout.of(logits.shape, options.axis), as_options(options)
         if target is not None or not summary:
             target = arguments.target(as_array, target)
@@ -255,10 +254,15 @@ class Rows:
             elif tuple(target.shape) == layout.shape:
                 target = undefined_where(outside, target)
         coefficients, row_weight = row_coefficients(xp, target, layout, options, result_dtype(logits))
-        rows = layout.to_rows(xp, logits)
         check_dense_target(xp, coefficients, layout)
-        check_probabilities(xp, rows, coefficients, layout, every=summary)
-        return cls(no_probability(rows, options.inputs), layout, coefficients, row_weight, options)
+        return cls(logits, layout, coefficients, row_weight, options)
+
+    @classmethod
+    def of(cls, logits: Any, target: Any, options: LossOptions, *, summary: bool = False) -> Rows:
+        unread = cls.unread(jax.ShapeDtypeStruct(logits.shape, logits.dtype), target, options, summary=summary)
+        rows = unread.layout.to_rows(xp, logits)
+        check_probabilities(xp, rows, unread.coefficients, unread.layout, every=summary)
+        return dataclasses.replace(unread, logits=no_probability(rows, unread.options.inputs))
 
     def reduction(self) -> Reduction:
         c, mass, work = self.coefficients, self.coefficients.target_mass, result_dtype(self.logits)
@@ -325,24 +329,32 @@ def cross_entropy_hvp(logits: Any, target: Any, vector: Any, options: LossOption
 
 def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, Any, Any, Any]:
     """lse, log-probability of the target (None without one), entropy, prediction; each of the shape of the rows."""
-    logits = as_floating("logits", logits)
-    work = result_dtype(logits)
-    rows = Rows.of(logits, target, options, summary=True)
+    rows = Rows.of(as_floating("logits", logits), target, options, summary=True)
+    return shaped_summary(rows, summaries(rows.logits, rows.coefficients, has_target=target is not None))
+
+
+def summaries(logits: Any, c: RowCoefficients, *, has_target: bool) -> tuple[Any, Any, Any, Any]:
+    """lse, log-probability of the target (or None), entropy and prediction of (rows, classes) logits."""
     # Ignoring concerns the target alone: lse, entropy and prediction are of every row.
-    everywhere = dataclasses.replace(rows.coefficients, valid=None)
-    statistics = generic.row_statistics(xp, rows.logits, everywhere, work, summary=True)
+    everywhere = dataclasses.replace(c, valid=None)
+    statistics = generic.row_statistics(xp, logits, everywhere, result_dtype(logits), summary=True)
     is_defined = jnp.isfinite(statistics.maximum)
     lse = jnp.where(is_defined, statistics.maximum + log_sum(xp, statistics), jnp.nan)
     surprise = log_sum(xp, statistics) - statistics.entropy_sum / (statistics.ties + statistics.others)
     entropy = jnp.where(is_defined, surprise, jnp.nan)
     prediction = jnp.where(is_defined & ~jnp.isnan(entropy), statistics.prediction.astype(xp.int64), -1)
-
-    def shaped(value: Any) -> Any:
-        return jnp.reshape(value / reduction.NATS_PER_UNIT[options.unit], rows.layout.row_shape).astype(work)
-
     # 0 - loss: a loss of 0 is the log-probability 0, not -0.
-    target_log_prob = None if target is None else shaped(0.0 - row_losses(rows.logits, rows.coefficients))
-    return shaped(lse), target_log_prob, shaped(entropy), jnp.reshape(prediction, rows.layout.row_shape)
+    return lse, 0.0 - row_losses(logits, c) if has_target else None, entropy, prediction
+
+
+def shaped_summary(rows: Rows, parts: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any]:
+    """In the unit and the dtype of the result, in the shape of the rows."""
+    *numbers, prediction = parts
+    unit, shape, work = reduction.NATS_PER_UNIT[rows.options.unit], rows.layout.row_shape, result_dtype(rows.logits)
+    lse, target_log_prob, entropy = (
+        None if part is None else jnp.reshape(part / unit, shape).astype(work) for part in numbers
+    )
+    return lse, target_log_prob, entropy, jnp.reshape(prediction, shape)
 
 
 def binary_cross_entropy(logits: Any, target: Any, options: BinaryOptions) -> Any:
