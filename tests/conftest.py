@@ -205,6 +205,58 @@ class PyTorchAutograd(PyTorch):
         return torch.autograd.grad(gradient, logits, arguments[2])[0]
 
 
+class Triton(PyTorch):
+    """The Triton kernels under their interpreter, which takes tensors of the CPU for those of a device.
+
+    It spends a tenth of a second on a call. In a process of its own: test_triton.py starts it.
+    """
+
+    name = "triton"
+    # Values on a device are not waited for.
+    can_raise = False
+    # 2^x and float32 -> 16 bits may take numbers below the smallest normal float32 for 0.
+    flushed = float(np.finfo(np.float32).smallest_normal)
+    # How rows and classes are spread: rows and classes of one step, parts of the classes; None: as on a device.
+    plan: tuple[int, int, int] | None = None
+    # Of the tests of the softmax loss every so manieth, by their name; others are not run.
+    sample = {
+        **{"test_each_option_alone": 3, "test_each_option_with_each_other": 16, "test_as_many_options_as_go_together": 8},
+        **{"test_defined_results": 8, "test_ordinary_rows": 8, "test_large_offsets": 4, "test_sixteen_bit_rows": 1},
+        **{"test_neighbours": 1, "test_ties": 1, "test_tiny_losses": 1, "test_large_losses": 1},
+        **{"test_sixteen_bit_extremes": 1, "test_classes_that_cannot_occur": 1, "test_the_widest_range": 1},
+        "test_the_slope_of_a_soft_cap_does_not_cancel": 1,
+    }
+
+    def takes(self, item: pytest.Item) -> bool:
+        given = {key: value for key, value in parameters_of(item).items() if key != "library"}
+        one_in = self.sample.get(item.originalname, self.sample.get(item.path.stem))
+        return bool(one_in) and given.get("function") != "binary_cross_entropy" and is_sampled(item, one_in)
+
+    def working_eps(self, dtype: np.dtype) -> float:
+        return float(np.finfo(np.float64 if dtype == np.float64 else np.float32).eps)
+
+    def apply(self, function: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        from crossentropy.kernels import triton
+
+        with pytest.MonkeyPatch.context() as patch:
+            if self.plan is not None:
+                plan = triton.Plan(*self.plan, warps=1)
+                patch.setattr(triton, "plan_of", lambda *sizes: plan)
+            return super().apply(function, arguments, options)
+
+
+class TritonInSteps(Triton):
+    """Rows longer than a step of their program, and classes that no number of steps divides."""
+
+    name, plan = "triton-steps", (4, 2, 1)
+
+
+class TritonInParts(Triton):
+    """The classes of a row spread over programs, whose statistics merge."""
+
+    name, plan = "triton-parts", (2, 2, 2)
+
+
 # One entry each: they meet every test that asks for `library`.
 LIBRARIES: list[NumPy] = [NumPy()]
 if importlib.util.find_spec("torch"):
@@ -213,6 +265,8 @@ if importlib.util.find_spec("jax"):
     # jaxlib 0.10.2 takes some reductions on the CPU for another: without this its jit gives wrong sums.
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_experimental_ynn_fusion_type="
     LIBRARIES += [JAX(), CompiledJAX()]
+if os.environ.get("CROSSENTROPY_KERNEL") == "triton":
+    LIBRARIES = [Triton(), TritonInSteps(), TritonInParts()]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -244,17 +244,21 @@ def write_gradient(
     COLUMNS: tl.constexpr,
 ):
     """upstream T' (a p - q) of the classes from ``first`` to ``last``; ignored rows are 0 and undefined ones NaN."""
-    spread = tl.load(spread_mass + row * spread_stride, mask=live, other=0.0) if PROFILE else 0.0
+    spread = 0.0
+    if PROFILE and not DENSE:
+        spread = tl.load(spread_mass + row * spread_stride, mask=live, other=0.0)
     s, g, slope_of_focal, pull, is_defined = gradient_terms(
         state, spread, label_smoothing, focal_gamma, z_loss, dense_scale, entries, PROFILE, DENSE
     )
-    total = state[1] + state[2]
-    inverse = 1.0 / tl.where(live & is_defined, total, 1.0)
+    # An ignored row, of which nothing was read, is 0 times numbers.
+    usable = live & is_defined
+    s, g, pull = tl.where(usable, s, 0.0), tl.where(usable, g, 0.0), tl.where(usable, pull, 0.0)
+    inverse = 1.0 / tl.where(usable, state[1] + state[2], 1.0)
     factor = tl.load(upstream + row * upstream_stride, mask=live, other=0.0)
-    factor = tl.where(live, tl.where(is_defined, factor, float("nan")), 0.0)
+    factor = tl.where(live & ~is_defined, float("nan"), factor)
     # Where nothing is taken from a p, a row is one product.
-    plain = tl.where(live, factor * (s + pull) * inverse, 0.0).to(WORK)[:, None]
-    rest = (s * (state[2] * inverse)).to(WORK)[:, None]
+    plain = (factor * (s + pull) * inverse).to(WORK)[:, None]
+    rest = tl.where(usable, s * (state[2] * inverse), 0.0).to(WORK)[:, None]
     is_certain = ((state[1] == 1.0) & (state[2] < 1.0))[:, None]
     m = state[0].to(WORK)
     base = tl.where(tl.abs(m) < INFINITY, m, 0.0)[:, None]
@@ -285,7 +289,6 @@ def write_gradient(
                 index = tl.load(indices + row * entries + k, mask=live, other=-1)
                 count += tl.sum(((index >= start) & (index < start + COLUMNS)).to(tl.int32), axis=0)
         if count > 0:
-            q = z * 0.0
             q = tl.where(inside, 0.0, 0.0).to(WORK)
             if indices is not None:
                 for k in range(entries):
@@ -485,6 +488,8 @@ def loss_kernel(
     inside = row < rows
     live = live_rows(row, rows, valid, IGNORE)
     state = merged(statistics, row, rows, splits, inside, focal_gamma)
-    spread = tl.load(spread_mass + row * spread_stride, mask=inside, other=0.0) if PROFILE else 0.0
+    spread = 0.0
+    if PROFILE and not DENSE:
+        spread = tl.load(spread_mass + row * spread_stride, mask=inside, other=0.0)
     loss = row_loss(state, spread, label_smoothing, focal_gamma, z_loss, dense_scale, entries, PROFILE, DENSE)
     tl.store(losses + row, tl.where(live, loss, 0.0), mask=inside)
