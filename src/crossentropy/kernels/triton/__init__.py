@@ -65,8 +65,12 @@ class Plan:
 
 
 def plan_of(x: Any, rows: int, classes: int) -> Plan:
-    processors = 1 if x.is_cpu else torch.cuda.get_device_properties(x.device).multi_processor_count
-    return Plan.of(rows, classes, processors)
+    return Plan.of(rows, classes, processors(x))
+
+
+def processors(x: Any) -> int:
+    """Of the device: what has to be kept busy."""
+    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
 
 
 class Rows:
@@ -201,6 +205,7 @@ class Rows:
                 self.data["entries"],
                 int(self.data["spread_mass"] is not None and self.data["spread_mass"].shape[0] > 1),
                 **self.options,
+                IN_PARTS=self.plan.splits > 1,
                 ROWS=LOSSES_PER_PROGRAM,
                 num_warps=LOSSES_PER_PROGRAM // 32,
                 enable_fp_fusion=False,

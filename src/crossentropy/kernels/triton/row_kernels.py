@@ -13,7 +13,7 @@ Arguments: ``x`` and ``gradient`` as (outer, classes, inner) with strides in ele
 import triton
 import triton.language as tl
 
-from crossentropy.kernels.triton.row_terms import gradient_terms, merged, moved, row_loss
+from crossentropy.kernels.triton.row_terms import gradient_terms, load, merged, moved, row_loss
 from crossentropy.kernels.triton.vector_math import INFINITY, LOG2_E, difference_error, exp, tanh, times
 
 
@@ -315,7 +315,7 @@ def write_gradient(
         tl.store(gradient + place, result.to(gradient.dtype.element_ty), mask=within)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "splits"])
 def row_kernel(
     x,
     gradient,
@@ -462,7 +462,7 @@ def row_kernel(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "splits"])
 def loss_kernel(
     losses,
     statistics,
@@ -479,6 +479,7 @@ def loss_kernel(
     PROFILE: tl.constexpr,
     DENSE: tl.constexpr,
     IGNORE: tl.constexpr,
+    IN_PARTS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """The losses of ROWS rows from their statistics, 0 where a row is ignored: logarithms once per row, not per thread."""
@@ -487,7 +488,10 @@ def loss_kernel(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
     live = live_rows(row, rows, valid, IGNORE)
-    state = merged(statistics, row, rows, splits, inside, focal_gamma)
+    if IN_PARTS:
+        state = merged(statistics, row, rows, splits, inside, focal_gamma)
+    else:
+        state = load(statistics, row, rows, 1, 0, inside)
     spread = 0.0
     if PROFILE and not DENSE:
         spread = tl.load(spread_mass + row * spread_stride, mask=inside, other=0.0)

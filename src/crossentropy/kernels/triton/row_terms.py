@@ -26,9 +26,23 @@ FIELDS = (
 
 
 @triton.jit
-def field(statistics, number, part, row, rows, splits, inside):
-    """Statistics lie as (fields, parts of the classes, rows)."""
-    return tl.load(statistics + (number * splits + part) * rows + row, mask=inside, other=0.0)
+def load(statistics, row, rows, splits, part, inside):
+    """The statistics of one part of the classes; they lie as (fields, parts, rows)."""
+    at, step = statistics + part * rows + row, splits * rows
+    return (
+        tl.load(at, mask=inside, other=0.0),
+        tl.load(at + step, mask=inside, other=0.0),
+        tl.load(at + 2 * step, mask=inside, other=0.0),
+        tl.load(at + 3 * step, mask=inside, other=0.0),
+        tl.load(at + 4 * step, mask=inside, other=0.0),
+        tl.load(at + 5 * step, mask=inside, other=0.0),
+        tl.load(at + 6 * step, mask=inside, other=0.0),
+        tl.load(at + 7 * step, mask=inside, other=0.0),
+        tl.load(at + 8 * step, mask=inside, other=0.0),
+        tl.load(at + 9 * step, mask=inside, other=0.0),
+        tl.load(at + 10 * step, mask=inside, other=0.0),
+        tl.load(at + 11 * step, mask=inside, other=0.0),
+    )
 
 
 @triton.jit
@@ -47,13 +61,9 @@ def merged(statistics, row, rows, splits, inside, focal_gamma):
     n, others, target, index_mass, found = zero, zero, zero, zero, zero
     profile, profile_mass, allowed, dense, dense_mass, target_sum = zero, zero, zero, zero, zero, zero
     for part in range(splits):
-        m2 = field(statistics, 0, part, row, rows, splits, inside)
-        n2 = field(statistics, 1, part, row, rows, splits, inside)
-        others2 = field(statistics, 2, part, row, rows, splits, inside)
-        index_mass2 = field(statistics, 4, part, row, rows, splits, inside)
-        found2 = field(statistics, 5, part, row, rows, splits, inside)
-        profile_mass2 = field(statistics, 7, part, row, rows, splits, inside)
-        dense_mass2 = field(statistics, 10, part, row, rows, splits, inside)
+        other = load(statistics, row, rows, splits, part, inside)
+        m2, n2, others2, target2, index_mass2, found2 = other[0], other[1], other[2], other[3], other[4], other[5]
+        profile_mass2, dense_mass2 = other[7], other[10]
         top = tl.where((m2 > m) | (m2 != m2), m2, m)
         shift, scale = moved(m, top)
         shift2, scale2 = moved(m2, top)
@@ -64,17 +74,15 @@ def merged(statistics, row, rows, splits, inside, focal_gamma):
         weight, weight2 = index_mass, index_mass2
         if focal_gamma != 0.0:
             weight, weight2 = found, found2
-        target += times(weight, shift) + field(statistics, 3, part, row, rows, splits, inside) + times(weight2, shift2)
-        profile += times(profile_mass, shift) + times(profile_mass2, shift2)
-        profile += field(statistics, 6, part, row, rows, splits, inside)
-        dense += times(dense_mass, shift) + times(dense_mass2, shift2)
-        dense += field(statistics, 9, part, row, rows, splits, inside)
+        target += times(weight, shift) + target2 + times(weight2, shift2)
+        profile += times(profile_mass, shift) + other[6] + times(profile_mass2, shift2)
+        dense += times(dense_mass, shift) + other[9] + times(dense_mass2, shift2)
         index_mass += index_mass2
         found += found2
         profile_mass += profile_mass2
-        allowed += field(statistics, 8, part, row, rows, splits, inside)
+        allowed += other[8]
         dense_mass += dense_mass2
-        target_sum += field(statistics, 11, part, row, rows, splits, inside)
+        target_sum += other[11]
         m = top
     return m, n, others, target, index_mass, found, profile, profile_mass, allowed, dense, dense_mass, target_sum
 
