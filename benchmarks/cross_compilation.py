@@ -148,3 +148,18 @@ def launches(
         else:
             call.losses()
     return compiled
+
+
+def number_of_kernels(capability: int) -> int:
+    """How many variants have been compiled for this device."""
+    return sum(len(kernel.device_caches[capability][0]) for kernel in (kernels.row_kernel, kernels.loss_kernel))
+
+
+def check(kernel: Compiled) -> None:
+    """AssertionError where a kernel needs memory for its registers, or leaves a multiprocessor to one small program."""
+    found = kernel.resources()
+    assert found["STACK"] == 0, f"{kernel.name} spills: {found}"
+    threads = kernel.warps * 32
+    # 65,536 registers a multiprocessor, handed out by 8 a thread.
+    resident = 65_536 // (-(-found["REG"] // 8) * 8 * threads)
+    assert resident * threads >= 256, f"{kernel.name} runs {resident} programs of {threads} threads at once: {found}"

@@ -20,10 +20,12 @@ from crossentropy.kernels.triton.row_kernels import loss_kernel, row_kernel
 from crossentropy.kernels.triton.row_terms import FIELDS
 from crossentropy.row_loss import RowCoefficients
 
-# Entries of one step of a program, and of the threads that share them: 16 per thread.
-LARGEST_STEP = 8192
+# Entries of a step that one thread holds: registers. Float64 numbers and what is computed in them take two and more.
+ENTRIES_PER_THREAD = {2: 16, 4: 16, 8: 4}
+# Threads of a program: as many as fill a multiprocessor where 64 registers each are enough, else half of them.
+MOST_WARPS = {True: 32, False: 16}
+# Entries of a step of a program with many short rows.
 SMALLEST_STEP = 1024
-ENTRIES_PER_THREAD = 16
 # Programs that keep a device busy: with fewer rows the classes are split.
 PROGRAMS_PER_PROCESSOR = 4
 LOSSES_PER_PROGRAM = 128
@@ -54,18 +56,26 @@ class Plan:
     warps: int
 
     @classmethod
-    def of(cls, rows: int, classes: int, processors: int) -> Plan:
-        columns = min(triton.next_power_of_2(classes), LARGEST_STEP)
+    def of(cls, rows: int, classes: int, itemsize: int, processors: int, *, is_plain: bool) -> Plan:
+        """``is_plain``: without transform, label smoothing and dense target, and not in float64."""
+        per_warp = 32 * ENTRIES_PER_THREAD[itemsize]
+        columns = min(triton.next_power_of_2(classes), per_warp * MOST_WARPS[is_plain and itemsize < 8])
         per_program = max(1, SMALLEST_STEP // columns)
         steps = -(-classes // columns)
         programs = -(-rows // per_program)
         splits = min(steps, max(1, processors * PROGRAMS_PER_PROCESSOR // programs))
-        warps = max(1, min(16, per_program * columns // (32 * ENTRIES_PER_THREAD)))
-        return cls(per_program, columns, splits, warps)
+        # Short rows cost a thread the statistics of every row that it has a part of.
+        per_warp = per_warp if per_program == 1 else 32 * 4
+        return cls(per_program, columns, splits, max(1, per_program * columns // per_warp))
 
 
-def plan_of(x: Any, rows: int, classes: int) -> Plan:
-    return Plan.of(rows, classes, processors(x))
+def plan_of(x: Any, rows: int, classes: int, c: RowCoefficients) -> Plan:
+    is_plain = not (is_transformed(c) or c.label_smoothing or c.dense is not None)
+    return Plan.of(rows, classes, x.dtype.itemsize, processors(x), is_plain=is_plain)
+
+
+def is_transformed(c: RowCoefficients) -> bool:
+    return c.temperature != 1.0 or any(value is not None for value in (c.softcap, c.class_bias, c.class_mask))
 
 
 def processors(x: Any) -> int:
@@ -80,7 +90,7 @@ class Rows:
         self.axis, self.coefficients = axis, c
         self.classes = x.shape[axis]
         self.count = x.numel() // self.classes
-        self.plan = plan_of(x, self.count, self.classes)
+        self.plan = plan_of(x, self.count, self.classes, c)
         self.work = torch.float64 if x.dtype == torch.float64 else torch.float32
         self.x = cube(x, axis)
         mask = c.class_mask
@@ -175,7 +185,7 @@ class Rows:
                 **self.options,
                 WORK=tl.float64 if self.work == torch.float64 else tl.float32,
                 SHORT=self.x.dtype.itemsize == 2,
-                TRANSFORM=c.temperature != 1.0 or any(v is not None for v in (c.softcap, c.class_bias, c.class_mask)),
+                TRANSFORM=is_transformed(c),
                 STATISTICS=is_first,
                 GRADIENT=gradient is not None,
                 ROWS=plan.rows,

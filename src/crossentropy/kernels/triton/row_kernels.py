@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from crossentropy.kernels.triton.row_terms import gradient_terms, load, merged, moved, row_loss
-from crossentropy.kernels.triton.vector_math import INFINITY, LOG2_E, difference_error, exp, tanh, times
+from crossentropy.kernels.triton.vector_math import INFINITY, LOG2_E, above, difference_error, exp, tanh, times
 
 
 @triton.jit
@@ -133,8 +133,9 @@ def scan(
             centre = tl.where(near, 0.0, base)
             y = tl.where(near, -base, 0.0).to(tl.float64)
             correction = 1.0 + y * (1.0 + y * (0.5 + y * (0.16666666666666666 + y * 0.041666666666666664)))
-        d = z - centre[:, None]
-        power = exp(d, difference_error(z, centre[:, None], d, SHORT))
+        finite = above(z, centre[:, None])
+        d = finite - centre[:, None]
+        power = exp(d, difference_error(finite, centre[:, None], d, SHORT))
         if tl.max((highest == top).to(tl.int32), axis=0) > 0:
             largest = z == top[:, None]
             ties = tl.sum(largest.to(WORK), axis=1).to(tl.float64)
@@ -265,7 +266,10 @@ def write_gradient(
     m = m[:, None]
     inverse, factor, s, g = inverse.to(WORK)[:, None], factor.to(WORK)[:, None], s.to(WORK)[:, None], g.to(WORK)
     pull = pull.to(WORK)[:, None]
-    for start in range(first, last, COLUMNS):
+    steps = tl.cdiv(last - first, COLUMNS)
+    for step in range(steps):
+        # The last step first: it was read last, and is the surest to be in the cache.
+        start = first + (steps - 1 - step) * COLUMNS
         columns = (start + tl.arange(0, COLUMNS))[None, :]
         within = (row < rows)[:, None] & (columns < last)
         inside = live[:, None] & within
@@ -274,12 +278,13 @@ def write_gradient(
         z, slope, allowed = read(
             x, bias, mask, offsets, columns, mask_offsets, inside, rate, softcap, WORK, TRANSFORM
         )
-        d = z - base
         if SHORT:
-            # Off by |d| ulp of float32 at most, which 16 bits do not show.
-            p = tl.exp2(d * LOG2_E)
+            # Off by |z - m| ulp of float32 at most, which 16 bits do not show.
+            p = tl.exp2((z - base) * LOG2_E)
         else:
-            p = exp(d, difference_error(z, base, d, SHORT))
+            finite = above(z, base)
+            d = finite - base
+            p = exp(d, difference_error(finite, base, d, SHORT))
         result = p * plain
         count = 0
         if PROFILE or DENSE:

@@ -50,7 +50,7 @@ def moved(maximum, top):
     """maximum - top, and e to that power: what statistics relative to one are relative to the other."""
     shift = tl.where(maximum == top, 0.0, maximum - top)
     error = difference_error(maximum, top, shift, False)
-    return shift, tl.exp(shift) * (1.0 + tl.where(shift == 0.0, 0.0, error))
+    return shift, tl.exp(shift) * (1.0 + tl.where(tl.abs(error) < INFINITY, error, 0.0))
 
 
 @triton.jit

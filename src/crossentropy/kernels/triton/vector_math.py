@@ -14,13 +14,14 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 LN2_HIGH, LN2_LOW = tl.constexpr(0.693359375), tl.constexpr(-2.1219444005469058e-4)
 # 1.5 x 2^23, to which a float32 is added to round it to an integer, and 127, the bias of its exponent.
 ROUNDER = tl.constexpr(12582912.0 + 127.0)
-# Below these e^d is 0 in the dtype, or subnormal.
-DEEPEST = tl.constexpr(-1000.0)
+# e^r = 1 + r + r^2 (C2 + C3 r + ... + C6 r^4) within 2^-26 for |r| <= 0.348: Chebyshev's fit, rounded to float32.
+C2, C3, C4 = tl.constexpr(0.5), tl.constexpr(0.16666576266288757), tl.constexpr(0.04166655242443085)
+C5, C6 = tl.constexpr(0.008363353088498116), tl.constexpr(0.0013926400570198894)
 
 
 @triton.jit
 def difference_error(z, m, d, SHORT: tl.constexpr):
-    """The rounding error of d = z - m, 0 where e^d is 0 in any case: ``row_loss.difference_error``.
+    """The rounding error of d = z - m, for finite numbers: ``row_loss.difference_error``.
 
     Numbers of 16 bits have an inexact difference only where one is 2^15 times the other: where m is, two operations
     find the error; ``scan`` sees to it that z is never.
@@ -30,22 +31,32 @@ def difference_error(z, m, d, SHORT: tl.constexpr):
     else:
         back = d - z
         error = (z - (d - back)) - (m + back)
-    return tl.where(d > DEEPEST, error, 0.0)
+    return error
+
+
+@triton.jit
+def above(z, m):
+    """z, but not so far below the finite m that e^(z - m) would not be 0: no -inf, and NaN as it is."""
+    floor = m - tl.maximum(1000.0, tl.abs(m) * 0.0009765625)
+    return tl.maximum(z, floor, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def exp(d, error):
-    """e^(d + error) for d <= 1, error far below an ulp of 1; float32 results below 2^-126 may be 0."""
+    """e^(d + error) for d <= 1, error far below an ulp of 1; float32 results below 2^-126 are 0.
+
+    In float32 within an ulp, and the same on every device: what a device calls 2^x is good to 2 ulp at best.
+    """
     if d.dtype == tl.float64:
         power = tl.exp(d) * (1.0 + error)
     else:
-        # d = k ln 2 + r. The device's 2^x is right to 2 ulp where |x| <= 1/2; of d itself d log2(e) would be off by
-        # |d| ulp. An infinite or very negative d ends as 0 x 0.
-        rounded = tl.maximum(tl.fma(d, LOG2_E, ROUNDER), ROUNDER - 127.0, propagate_nan=tl.PropagateNan.ALL)
+        # d = k ln 2 + r with an exact r; 2^k is made of its bits, 0 from k = -127 down.
+        rounded = tl.maximum(tl.fma(d, LOG2_E, ROUNDER), ROUNDER - 127.0)
         k = rounded - ROUNDER
         r = tl.fma(k, -LN2_LOW, tl.fma(k, -LN2_HIGH, d)) + error
         scale = (rounded.to(tl.int32, bitcast=True) << 23).to(tl.float32, bitcast=True)
-        power = tl.exp2(r * LOG2_E) * scale
+        power = tl.fma(tl.fma(tl.fma(tl.fma(C6, r, C5), r, C4), r, C3), r, C2)
+        power = tl.fma(tl.fma(power, r, 1.0), r, 1.0) * scale
     return power
 
 
