@@ -220,8 +220,8 @@ class Triton(PyTorch):
     plan: tuple[int, int, int] | None = None
     # Of the tests of the softmax loss every so manieth, by their name; others are not run.
     sample = {
-        **{"test_each_option_alone": 6, "test_each_option_with_each_other": 64, "test_as_many_options_as_go_together": 24},
-        **{"test_defined_results": 16, "test_ordinary_rows": 16, "test_large_offsets": 8, "test_sixteen_bit_rows": 4},
+        **{"test_each_option_alone": 12, "test_each_option_with_each_other": 64, "test_as_many_options_as_go_together": 24},
+        **{"test_defined_results": 24, "test_ordinary_rows": 16, "test_large_offsets": 8, "test_sixteen_bit_rows": 4},
         **{"test_neighbours": 4, "test_ties": 2, "test_tiny_losses": 1, "test_large_losses": 2},
         **{"test_sixteen_bit_extremes": 2, "test_classes_that_cannot_occur": 2, "test_the_widest_range": 2},
         "test_the_slope_of_a_soft_cap_does_not_cancel": 4,

@@ -50,8 +50,9 @@ def exp(d, error):
     if d.dtype == tl.float64:
         power = tl.exp(d) * (1.0 + error)
     else:
-        # d = k ln 2 + r with an exact r; 2^k is made of its bits, 0 from k = -127 down.
-        rounded = tl.maximum(tl.fma(d, LOG2_E, ROUNDER), ROUNDER - 127.0)
+        # d = k ln 2 + r with an exact r; 2^k is made of its bits, 0 for k = -127.
+        d = tl.maximum(d, -88.0, propagate_nan=tl.PropagateNan.ALL)
+        rounded = tl.fma(d, LOG2_E, ROUNDER)
         k = rounded - ROUNDER
         r = tl.fma(k, -LN2_LOW, tl.fma(k, -LN2_HIGH, d)) + error
         scale = (rounded.to(tl.int32, bitcast=True) << 23).to(tl.float32, bitcast=True)

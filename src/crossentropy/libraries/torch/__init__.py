@@ -15,7 +15,7 @@ from crossentropy.libraries.torch import compute, distributions
 from crossentropy.libraries.torch.conversion import WORK, as_array, as_floating, result_dtype
 from crossentropy.libraries.torch.namespace import Namespace
 from crossentropy.libraries.torch.problem import Problem, element_problem, row_problem
-from crossentropy.libraries.torch.tensors import differentiable, values_known
+from crossentropy.libraries.torch.tensors import differentiable, values_known, values_readable
 from crossentropy.options import BinaryOptions, LossOptions
 from crossentropy.row_coefficients import RowCoefficients
 from crossentropy.row_loss import log_sum, row_loss
@@ -35,6 +35,7 @@ __all__ = [
     "result_dtype",
     "row_summary",
     "values_known",
+    "values_readable",
 ]
 
 namespace = Namespace

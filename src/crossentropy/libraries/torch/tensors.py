@@ -57,7 +57,12 @@ def is_plain(value: Any) -> bool:
 
 def values_known(tensor: Any) -> bool:
     """Can Python read the values now? Not while tracing, not under vmap, and on a device only by waiting for it."""
-    if is_traced(tensor) or not on_host(tensor):
+    return on_host(tensor) and values_readable(tensor)
+
+
+def values_readable(tensor: Any) -> bool:
+    """Can Python read the values at all, if only by waiting for a device?"""
+    if is_traced(tensor):
         return False
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(tensor):
