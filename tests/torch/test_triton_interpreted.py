@@ -136,7 +136,7 @@ def test_strides_and_axes(layout, calls):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("plan", [(2, 8, 1), (1, 2, 1), (1, 2, 2)])
+@pytest.mark.parametrize("plan", [(4, 2, 1), (4, 4, 2)])
 def test_the_gradient_may_take_the_place_of_the_logits(dtype, plan, calls, monkeypatch):
     """Also where a row is read in steps, and where other programs read other parts of it."""
     monkeypatch.setattr(kernels, "plan_of", lambda *sizes: kernels.Plan(*plan, warps=1))
@@ -254,8 +254,9 @@ def test_what_the_kernels_compute(kind, options, calls):
     assert len(calls) == 1
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_derivatives_and_transforms():
-    logits, labels = sample(dtype=torch.float64)
+    logits, labels = sample((3, 4), dtype=torch.float64)
 
     def loss(x, y=labels):
         return xe.cross_entropy(x, y, label_smoothing=0.1)
