@@ -56,6 +56,12 @@ template <class T> PerRow<T> per_row(const Buffer& array) {
 }
 template <class T> PerRow<T> per_row(const Optional& array) { return array ? per_row<T>(*array) : PerRow<T>(); }
 
+template <class T> T* vector_of(const Buffer& array, std::int64_t count) {
+    if (array.dimensions() != 1 || array.size() != count || array.item_bytes() != sizeof(T) || (count > 1 && array.stride(0) != sizeof(T)))
+        throw std::invalid_argument("expected a contiguous vector, one number per row");
+    return (T*)array.data();
+}
+
 // Numbers per row, or one Python number for all.
 class Numbers {
     double same = 0;
@@ -195,6 +201,19 @@ nb::object within(nb::handle array, double low, double high, std::optional<doubl
     return found < 0 ? nb::object(nb::none()) : nb::object(nb::int_(found));
 }
 
+// Fill `sums` (rows,) with sum_j weight_j numbers[row, j] of a C-contiguous matrix; False where its dtype is not read here.
+bool row_sums(nb::handle numbers_array, nb::handle weight_array, nb::handle sums_array, int threads) {
+    Buffer numbers(numbers_array), sums(sums_array, Buffer::write);
+    Optional weight(weight_array);
+    if (numbers.dimensions() != 2) throw std::invalid_argument("expected a matrix");
+    std::int64_t rows = numbers.extent(0), classes = numbers.extent(1);
+    Elements elements{numbers.data(), dtype_of(numbers, false), 0};
+    double* to = vector_of<double>(sums, rows);
+    const double* weights = weight ? vector_of<double>(*weight, classes) : nullptr;
+    nb::gil_scoped_release release;
+    return sum_rows(elements, rows, classes, weights, to, threads);
+}
+
 // Fill `values` (rows,) with the entries at the labels; False where one is outside [low, high], or cannot be read.
 bool labelled(nb::handle logits_array, int axis, nb::handle labels_array, std::optional<std::int64_t> ignored_label, double low, double high,
               nb::handle values_array, int threads) {
@@ -241,11 +260,6 @@ void binary(nb::handle logits_array, bool is_bfloat16, nb::handle target_array, 
     compute_elements(p, instruction_set);
 }
 
-template <class T> T* vector_of(const Buffer& array, std::int64_t count) {
-    if (array.dimensions() != 1 || array.size() != count || array.item_bytes() != sizeof(T) || (count > 1 && array.stride(0) != sizeof(T)))
-        throw std::invalid_argument("expected a contiguous vector, one number per row");
-    return (T*)array.data();
-}
 
 void scores(nb::handle values_array, int inputs, nb::handle labels_array, nb::handle weights_array, const nb::dict& results,
             const std::vector<double>& inverse_temperature, nb::handle by_temperature_array, nb::handle gap_array, int threads,
@@ -299,6 +313,7 @@ NB_MODULE(_native, m) {
     m.def("scores", &scores, "values"_a, "inputs"_a, "labels"_a, "weights"_a.none(), "results"_a, "inverse_temperature"_a,
           "by_temperature"_a.none(), "gap"_a.none(), "threads"_a, "instruction_set"_a);
     m.def("within", &within, "numbers"_a, "low"_a, "high"_a, "ignored"_a.none(), "allows_nan"_a, "threads"_a = 0);
+    m.def("row_sums", &row_sums, "numbers"_a, "weight"_a.none(), "sums"_a, "threads"_a = 0);
     m.def("labelled", &labelled, "logits"_a, "axis"_a, "labels"_a, "ignored_label"_a.none(), "low"_a, "high"_a, "values"_a,
           "threads"_a = 0);
     m.def("element_blocks", &element_blocks, "count"_a);

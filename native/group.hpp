@@ -28,6 +28,7 @@ struct alignas(64) Statistics {
 struct alignas(64) Group {
     Statistics statistics;
     Numbers loss;
+    Numbers origin;  // the maximum before the temperature divides it
     // What the gradient needs of each row: the upstream factor, a / (n + S), s, g, and the entry at a certain class without s - q.
     Numbers upstream, power_factor, mass, smoothing, residue;
     bool skipped[max_rows];
@@ -40,6 +41,10 @@ struct alignas(64) Group {
     static std::int64_t bytes(std::int64_t entries) { return std::int64_t(sizeof(Group)) + 4 * max_rows * entries * 8; }
 };
 
+bool scales_logits(const Problem& p) {
+    return p.temperature != 1 && can_scale(p.temperature) && p.has_softmax && p.softcap == 0 && !p.class_bias && !p.are_probabilities;
+}
+
 struct RowGroup {
     const Problem& p;
     Group& group;
@@ -48,7 +53,10 @@ struct RowGroup {
 
     bool has_profile() const { return p.smoothing != 0; }
     bool has_dense() const { return p.dense.data != nullptr; }
-    bool transforms() const { return p.temperature != 1 || p.softcap != 0 || p.class_bias || p.are_probabilities; }
+    // A temperature alone leaves the logits as they are: maximum, order and weighted sums scale with it, the exponentials count in it.
+    bool scales() const { return scales_logits(p); }
+    bool transforms() const { return (p.temperature != 1 && !scales()) || p.softcap != 0 || p.class_bias || p.are_probabilities; }
+    const double* origins() const { return scales() ? group.origin : group.statistics.maximum; }
     // The slope varies over the classes; else it is the same for all and part of the upstream factor.
     bool has_slope() const { return p.softcap != 0 || p.are_probabilities || p.mask.data; }
     bool finds_top() const { return p.prediction || (p.gradient.data && p.has_softmax && (has_dense() || has_profile())); }
@@ -110,11 +118,13 @@ struct RowGroup {
     // Statistics of disjoint classes: row_loss.merge.
     void merge(Statistics& a, const Statistics& b) const {
         using Few = Lanes<double, 8>;  // mostly there is one row
+        Scale<double> by(p.temperature);
         for (int r = 0; r < rows; r += 8) {
             auto get = [r](const double* from) { return Few::load(from + r); };
             Few ma = get(a.maximum), mb = get(b.maximum), m = larger(ma, mb), zero = 0.0;
             auto a_wins = mb <= ma, tie = ma == mb, a_empty = ma == -infinity, b_empty = mb == -infinity;
-            Few shift_a = select(a_empty, zero, exp_difference(ma, m)), shift_b = select(b_empty, zero, exp_difference(mb, m));
+            auto power = [&](Few top) { return scales() ? exp_difference(top, m, by) : exp_difference(top, m); };
+            Few shift_a = select(a_empty, zero, power(ma)), shift_b = select(b_empty, zero, power(mb));
             Few na = get(a.ties), nb = get(b.ties), sa = get(a.others), sb = get(b.others);
             // The losing block's maxima join its sum.
             Few losing_a = select(a_empty, zero, (na + sa) * shift_a), losing_b = select(b_empty, zero, (nb + sb) * shift_b);
@@ -181,9 +191,11 @@ struct RowGroup {
     void finish() {
         Statistics& s = group.statistics;
         if (p.given) take_given();
+        if (scales()) take_origins();
         Numbers label_mass, label_sum;
         if (p.entries > 1) label_sums(label_mass, label_sum);
         double temperature = has_slope() && transforms() ? 1 : p.temperature;
+        bool divides = scales() && !p.given;  // what was counted before the temperature
         for (int r = 0; r < rows; r += chunk_rows) {
             auto get = [r](const double* from) { return Chunk::load(from + r); };
             Chunk m = get(s.maximum), n = get(s.ties), S = get(s.others), zero = 0.0;
@@ -194,7 +206,8 @@ struct RowGroup {
             if (p.entries) {
                 if (p.entries == 1) {
                     Chunk b = get(group.weights(1)), relative = get(group.logits(1));
-                    if (!p.given) relative = relative - m;
+                    if (!p.given) relative = relative - get(origins());
+                    if (divides) relative = relative / p.temperature;
                     relative.store(group.logits(1) + r);
                     mass = b;
                     loss = -select((b == 0.0) & (relative == relative), zero, b * relative);
@@ -247,6 +260,20 @@ struct RowGroup {
         if (!p.given) give_results();
     }
 
+    // The maxima as they were read, and what was summed of them, divided by the temperature.
+    void take_origins() {
+        Statistics& s = group.statistics;
+        auto divide = [&](Numbers& numbers) {
+            for (int r = 0; r < rows; ++r) numbers[r] /= p.temperature;
+        };
+        for (int r = 0; r < max_rows; ++r) group.origin[r] = p.given ? s.maximum[r] * p.temperature : s.maximum[r];
+        if (p.given) return;
+        divide(s.maximum);
+        if (has_profile()) divide(s.profile);
+        if (has_dense()) divide(s.dense);
+        if (p.entropy_sum) divide(s.entropy_sum);
+    }
+
     // The labels' logits become r = z - m; sum b and sum b r, where b = 0 wins. NaN where a label was not found.
     void label_sums(double* label_mass, double* label_sum) {
         const Statistics& s = group.statistics;
@@ -254,7 +281,8 @@ struct RowGroup {
         for (int r = 0; r < rows; ++r) {
             double mass = 0, dot = 0;
             for (std::int64_t i = r * p.entries; i < (r + 1) * p.entries; ++i) {
-                if (!p.given) logits[i] -= s.maximum[r];
+                if (!p.given) logits[i] -= origins()[r];
+                if (scales() && !p.given) logits[i] /= p.temperature;
                 double product = weights[i] * logits[i];
                 mass += weights[i];
                 dot += weights[i] == 0 && logits[i] == logits[i] ? 0 : product;

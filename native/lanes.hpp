@@ -99,6 +99,11 @@ template <class T, int N> INLINE Lanes<T, N> operator-(Lanes<T, N> a) {
     return a;
 }
 
+#if defined(__FMA__)
+constexpr bool has_fma = true;
+#else
+constexpr bool has_fma = false;
+#endif
 // a b + c, rounded once where the instruction set can.
 template <class Register, class T> INLINE Register fma_register(Register a, Register b, Register c, T) {
 #if defined(__AVX512F__)

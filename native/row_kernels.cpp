@@ -11,7 +11,12 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     using Base::Base, Base::lanes, Base::minus_infinity, Base::own_dtype, Base::shape, Base::w, Base::p, Base::group, Base::rows;
     using Base::first_row, Base::load, Base::write, Base::row_start, Base::streams, Base::gradient_is_plain, Base::has_dense;
     using LaneIndex = typename Vector::Integer;
+    using Real = std::conditional_t<Along, double, Lanes<double, lanes>>;
     using Base::has_profile, Base::has_slope, Base::transforms, Base::reads_labels_only, Base::finds_top;
+
+    // What stands in w.by_class: that of which block, and its sum.
+    std::int64_t profiled = -1;
+    Real profile_mass = 0.0;
 
     // ---- blocks ---------------------------------------------------------------------------------------------------------
 
@@ -21,7 +26,7 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         b.first_class = index * shape.block_classes;
         b.classes = std::min(shape.block_classes, p.classes - b.first_class);
         b.vectors = Along ? (b.classes + lanes - 1) / lanes : b.classes;
-        std::int64_t kept = !shape.keeps ? 0 : Along && shape.blocks == 1 ? row * shape.block_vectors * lanes : index * block_elements;
+        std::int64_t kept = !shape.keeps ? 0 : (Along && shape.blocks == 1 ? row : index) * shape.block_vectors * lanes;
         b.powers = w.powers + kept;
         b.dense = has_dense() ? w.dense + kept : nullptr;
         b.slope = has_slope() && !reads_labels_only() ? w.slope + kept : nullptr;
@@ -30,13 +35,15 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
 
     // z of a block: where it stands, if its elements are T already, else converted and transformed in w.z.
     void load_logits(Block& b, int row) {
-        bool in_place = Along && p.logits.dtype == own_dtype && p.logits.class_stride == sizeof(T) && !transforms() && !p.mask.data;
+        bool in_place = Along && p.logits.dtype == own_dtype && p.logits.class_stride == sizeof(T) && !transforms();
         if (in_place) {
             const T* data = reinterpret_cast<const T*>(row_start(p.logits, row)) + b.first_class;
             std::int64_t before = (b.vectors - 1) * lanes;
-            std::fill(w.z, w.z + lanes, minus_infinity);
-            std::memcpy(w.z, data + before, (b.classes - before) * sizeof(T));
-            b.z = {data, b.vectors, w.z};
+            T* last = w.z + before;
+            std::fill(last, last + lanes, minus_infinity);
+            std::memcpy(last, data + before, (b.classes - before) * sizeof(T));
+            b.z = {data, b.vectors, last};
+            if (p.mask.data) apply_mask(b, row);
             return;
         }
         load(p.logits, b, row, minus_infinity, w.z);
@@ -59,8 +66,9 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
                 if (p.softcap != 0) {
                     Vector angle = x / p.softcap;
                     auto finite = larger(x, -x) < infinity;  // an infinite logit says what it says without a cap
-                    x = select(finite, tanh(angle) * p.softcap, x);
-                    slope = tanh_slope(angle) / p.temperature;
+                    Tanh<lanes> capped(angle);
+                    x = select(finite, capped.value * p.softcap, x);
+                    slope = capped.slope / p.temperature;
                 }
             }
             x.store(at);
@@ -77,36 +85,47 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     }
 
     // Masked classes: z = -inf and no slope, whatever the logit is. Without a transform the other slopes are 1.
-    void apply_mask(const Block& b, int row) {
+    void apply_mask(Block& b, int row) {
         load(p.mask, b, row, T(0), w.profile);
+        const Tile<T> given = b.z;
+        b.z = {w.z, b.vectors, w.z + (b.vectors - 1) * lanes};
         for (std::int64_t i = 0; i < b.vectors; ++i) {
-            T* at = w.z + i * lanes;
             auto out = Vector::load(w.profile + i * lanes) == T(0);
-            select(out, Vector(minus_infinity), Vector::load(at)).store(at);
+            select(out, Vector(minus_infinity), given[i]).store(w.z + i * lanes);
             if (!b.slope) continue;
             Vector slope = transforms() ? Vector::load(b.slope + i * lanes) : Vector(T(1));
             select(out, Vector(T(0)), slope).store(b.slope + i * lanes);
         }
     }
 
-    // w t of a block; `sum` receives the sum of t.
-    void load_dense(const Block& b, int row, double* sum) {
+    // w t of a block; returns the sum of t.
+    Real load_dense(const Block& b, int row) {
         load(p.dense, b, row, T(0), b.dense);
-        if (sum) set(sum, row, tile_mass(b.vectors, Weights<T, Along>{b.dense}));
-        if (!p.class_weight) return;
+        Real sum = tile_mass(b.vectors, Weights<T, Along>{b.dense});
+        if (!p.class_weight) return sum;
         const double* weight = p.class_weight + b.first_class;
         for (std::int64_t j = 0; j < b.classes; ++j) {
             if (Along) b.dense[j] = T(b.dense[j] * weight[j]);
             else for (int lane = 0; lane < lanes; ++lane) b.dense[j * lanes + lane] = T(b.dense[j * lanes + lane] * weight[j]);
         }
+        return sum;
     }
 
+    Weights<T, Along> by_class() const {
+        Weights<T, Along> weights;
+        (Along ? weights.tile : weights.by_class) = w.by_class;
+        return weights;
+    }
     // u of a block: class weights (or 1) of the classes that the mask allows.
     void load_profile(Block& b, int row) {
-        for (std::int64_t j = 0; j < b.classes; ++j) w.by_class[j] = p.class_weight ? T(p.class_weight[b.first_class + j]) : T(1);
-        if (Along) std::fill(w.by_class + b.classes, w.by_class + b.vectors * lanes, T(0));
+        if (profiled != b.index) {
+            profiled = b.index;
+            for (std::int64_t j = 0; j < b.classes; ++j) w.by_class[j] = p.class_weight ? T(p.class_weight[b.first_class + j]) : T(1);
+            if (Along) std::fill(w.by_class + b.classes, w.by_class + b.vectors * lanes, T(0));
+            if (!p.mask.data) profile_mass = tile_mass(b.vectors, by_class());
+        }
         if (!p.mask.data) {
-            (Along ? b.profile.tile : b.profile.by_class) = w.by_class;
+            b.profile = by_class();
             return;
         }
         load(p.mask, b, row, T(0), w.profile);
@@ -124,8 +143,6 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         if constexpr (Along) return double(x.part[0][0]);
         else return convert<double>(x);
     }
-    using Real = std::conditional_t<Along, double, Lanes<double, lanes>>;
-
     // ---- statistics -----------------------------------------------------------------------------------------------------
 
     void block_statistics(std::int64_t index, int row, Statistics& s) {
@@ -145,13 +162,14 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         if (has_profile()) {
             load_profile(b, row);
             set(s.profile, row, tile_weighted(b.z, from, b.profile));
-            set(s.profile_mass, row, tile_mass(b.vectors, b.profile));
+            set(s.profile_mass, row, p.mask.data ? tile_mass(b.vectors, b.profile) : profile_mass);
             count_allowed(b, row, s);
         }
         if (has_dense()) {
-            load_dense(b, row, s.target_sum);
+            Real target_sum = load_dense(b, row);
+            set(s.target_sum, row, target_sum);
             set(s.dense, row, tile_weighted(b.z, from, Weights<T, Along>{b.dense}));
-            set(s.dense_mass, row, tile_mass(b.vectors, Weights<T, Along>{b.dense}));
+            set(s.dense_mass, row, p.class_weight ? tile_mass(b.vectors, Weights<T, Along>{b.dense}) : target_sum);
         }
         if (finds_top()) find_top(b, row, m, s);
         find_labels(b, row);
@@ -165,17 +183,23 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         const char* next = !in_place || (last && row + 1 >= rows) ? nullptr : last ? row_start(p.logits, row + 1) : reinterpret_cast<const char*>(b.z.data + b.classes);
         T* powers = p.gradient.data || p.entropy_sum ? b.powers : nullptr;
         decltype(number(m)) others, ties;
-        Origin<T, lanes> origin(m);
-        tile_exp<T, Along>(b.z, origin, powers, next, others, ties);
         set(s.maximum, row, number(m));
-        set(s.ties, row, ties);
-        Real scale = note_origin(origin, b.index, row);
-        set(s.others, row, others * scale);
-        return scale;
+        return with_origin(m, [&](const auto& origin) {
+            tile_exp<T, Along>(b.z, origin, powers, next, others, ties);
+            set(s.ties, row, ties);
+            Real scale = note_origin(origin, b.index, row);
+            set(s.others, row, others * scale);
+            return scale;
+        });
     }
-    Real note_origin(const Origin<T, lanes>& origin, std::int64_t index, int row) {
-        Real scale = number(origin.scale());
-        set(w.top + index * max_rows, row, number(origin.m));
+    template <class Body> auto with_origin(Vector m, Body body) const {
+        if constexpr (has_fma)
+            if (Base::scales()) return body(Origin<T, lanes, true>(m, p.temperature));
+        return body(Origin<T, lanes>(m));
+    }
+    template <class Counted> Real note_origin(const Counted& origin, std::int64_t index, int row) {
+        Real scale = number(origin.scale()), top = number(origin.m);
+        set(w.top + index * max_rows, row, Base::scales() ? top / p.temperature : top);
         set(w.scale + index * max_rows, row, scale);
         return scale;
     }
@@ -308,18 +332,20 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         Block b = block_at(index, row);
         if (!shape.keeps && !reads_labels_only()) {
             load_logits(b, row);
-            if (has_dense()) load_dense(b, row, nullptr);
+            if (has_dense()) load_dense(b, row);
             if (p.has_softmax) {
                 Vector m;
-                if constexpr (Along) m = T(group.statistics.maximum[row]);
-                else m = convert<T>(Lanes<double, lanes>::load(group.statistics.maximum));
-                Origin<T, lanes> origin(m);
-                tile_powers<T>(b.z, origin, b.powers);
-                note_origin(origin, index, row);
+                if constexpr (Along) m = T(Base::origins()[row]);
+                else m = convert<T>(Lanes<double, lanes>::load(Base::origins()));
+                with_origin(m, [&](const auto& origin) {
+                    tile_powers<T>(b.z, origin, b.powers);
+                    note_origin(origin, index, row);
+                });
             }
         }
         if (!p.has_softmax) std::fill(b.powers, b.powers + b.vectors * lanes, T(0));
         if (has_profile()) load_profile(b, row);
+        if (sizeof(T) == 4 && shape.blocks > 1) lift(b, row);
 
         Factors f = row_factors(index, row);
         bool straight = Along && gradient_is_plain() && !streams();
@@ -341,9 +367,23 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     double power_factor(std::int64_t index, int r) const {
         if (!p.has_softmax) return 0;
         double top = w.top[index * max_rows + r], m = group.statistics.maximum[r], factor = group.power_factor[r] * w.scale[index * max_rows + r];
-        if (shape.blocks == 1 || top == m) return factor;
+        if ((shape.blocks == 1 && !rounds_origin()) || top == m) return factor;
         return factor * exp_nonpositive(Lanes<double, 2>(top - m)).part[0][0];
     }
+
+    // A block far below the row's maximum: its factor would be subnormal as a float, while powers times factor is not yet. Its powers
+    // have 2^headroom to give.
+    void lift(const Block& b, int row) {
+        for (int r = Along ? row : 0; r < (Along ? row + 1 : rows); ++r) {
+            if (std::abs(power_factor(b.index, r)) > 0x1p-80) continue;
+            constexpr T down = T(0x1p-40);
+            w.scale[b.index * max_rows + r] *= 0x1p40;
+            for (std::int64_t j = Along ? 0 : r; j < b.vectors * lanes; j += Along ? 1 : lanes) b.powers[j] *= down;
+        }
+    }
+
+    // The maximum that was given is what the temperature made of the one that was read.
+    bool rounds_origin() const { return p.given && Base::scales(); }
 
     using Factors = GradientFactors<T>;
     Factors row_factors(std::int64_t index, int row) const {
@@ -359,7 +399,10 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     }
     Lanes<double, lanes> power_lanes(std::int64_t index) const {
         if (!p.has_softmax) return 0.0;
-        return Lanes<double, lanes>::load(group.power_factor) * Lanes<double, lanes>::load(w.scale + index * max_rows);
+        using Doubles = Lanes<double, lanes>;
+        Doubles factor = Doubles::load(group.power_factor) * Doubles::load(w.scale + index * max_rows);
+        if (rounds_origin()) factor = factor * exp_nonpositive(Doubles::load(w.top + index * max_rows) - Doubles::load(group.statistics.maximum));
+        return factor;
     }
 
     // Across: what stands in the gradient at the labels, where q is b there and 0 elsewhere.
@@ -370,9 +413,9 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         using Doubles = Lanes<double, lanes>;
         auto numbers = [](const double* from) { return Doubles::load(from); };
         const Statistics& s = group.statistics;
-        Origin<T, lanes> origin(convert<T>(numbers(s.maximum)));
         Doubles weight = numbers(group.weights(1)), upstream = numbers(group.upstream);
-        Doubles entry = power_lanes(b.index) * convert<double>(exp_relative(Vector::load(w.label_logit), origin)) - weight;
+        Vector power = with_origin(convert<T>(numbers(Base::origins())), [&](const auto& origin) { return exp_relative(Vector::load(w.label_logit), origin); });
+        Doubles entry = power_lanes(b.index) * convert<double>(power) - weight;
         auto is_certain = (numbers(s.ties) == 1.0) & (numbers(s.others) < 1.0) & (numbers(group.logits(1)) == 0.0) & (weight > 0.0);
         entry = select(is_certain, numbers(group.residue), entry);
         return convert<T>(select(upstream == 0.0, upstream, upstream * entry));
@@ -425,7 +468,8 @@ bool goes_along(const Problem& p) {
     return p.classes > 128 && (p.inner == 1 || std::abs(p.logits.class_stride) <= std::abs(p.logits.inner_stride));
 }
 template <class Body> auto dispatch(const Problem& p, Body body) {
-    bool in_double = p.logits.dtype == DType::float64 || p.temperature != 1 || p.softcap != 0 || p.class_bias || p.are_probabilities;
+    bool transforms = (p.temperature != 1 && !scales_logits(p)) || p.softcap != 0 || p.class_bias || p.are_probabilities;
+    bool in_double = p.logits.dtype == DType::float64 || transforms;
     if (goes_along(p)) return in_double ? body.template operator()<double, true>() : body.template operator()<float, true>();
     return in_double ? body.template operator()<double, false>() : body.template operator()<float, false>();
 }

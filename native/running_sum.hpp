@@ -5,11 +5,17 @@
 #include <cstdint>
 
 class RunningSum {
-    static constexpr int lanes = 8, block = 512;
+public:
+    static constexpr int block = 512;
+
+private:
+    static constexpr int lanes = 8;
     double values[block], levels[48];
     int filled = 0;
     std::int64_t blocks = 0;
 
+public:
+    // At most `block` numbers.
     static double sum_of(const double* from, int count) {
         double lane[lanes] = {};
         int i = 0;
@@ -18,6 +24,8 @@ class RunningSum {
         for (int l = 0; i + l < count; ++l) lane[l] += from[i + l];
         return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
     }
+
+private:
     void flush(const double* from) {
         double total = sum_of(from, block);
         int level = 0;  // like a binary counter: level l holds the sum of 2^l blocks

@@ -53,7 +53,7 @@ constexpr double grain_nanoseconds = 250e3;
 
 // Roughly what one thread needs; it only decides how many threads are worth their start.
 double nanoseconds(const Problem& p) {
-    bool in_double = p.logits.dtype == DType::float64 || p.temperature != 1 || p.softcap != 0 || p.class_bias || p.are_probabilities;
+    bool in_double = p.logits.dtype == DType::float64 || p.softcap != 0 || p.class_bias || p.are_probabilities;
     double per_element = p.has_softmax ? (in_double ? 2 : 0.5) : 0.2;
     if (p.softcap != 0) per_element += 4;
     if (p.smoothing != 0) per_element += 0.3;

@@ -98,8 +98,8 @@ template <class T, bool Along> INLINE auto count(typename Wide<T>::Integer n) {
 }
 
 // sum e^(z - m) / scale over all but the maxima, and how many maxima there are; the powers go to `powers` where they are kept.
-template <class T, bool Along, class Total>
-INLINE void tile_exp(const Tile<T>& z, const Origin<T, width<T>>& origin, T* powers, const char* next, Total& others, Total& ties) {
+template <class T, bool Along, bool Scaled, class Total>
+INLINE void tile_exp(const Tile<T>& z, const Origin<T, width<T>, Scaled>& origin, T* powers, const char* next, Total& others, Total& ties) {
     using Integer = typename Wide<T>::Integer;
     Sum<T, Along> total;
     Integer top = typename IntegerOf<T>::type(0);
@@ -115,7 +115,7 @@ INLINE void tile_exp(const Tile<T>& z, const Origin<T, width<T>>& origin, T* pow
     others = total.result();
     ties = count<T, Along>(top);
 }
-template <class T> INLINE void tile_powers(const Tile<T>& z, const Origin<T, width<T>>& origin, T* powers) {
+template <class T, bool Scaled> INLINE void tile_powers(const Tile<T>& z, const Origin<T, width<T>, Scaled>& origin, T* powers) {
     for (std::int64_t i = 0; i < z.vectors; ++i) exp_relative(z[i], origin).store(powers + i * width<T>);
 }
 

@@ -6,7 +6,9 @@
 // The coefficients are those of least maximum error, from benchmarks/lab/coefficients.py.
 #pragma once
 
+#include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "lanes.hpp"
 
@@ -52,38 +54,75 @@ template <class T, int N> INLINE Lanes<T, N> exp_reduced(Lanes<T, N> r) {
     return fma(fma(exp_tail(r), r, one), r, one);
 }
 
+// z = x / temperature as x (high + low), to twice the precision of T: no difference of rounded quotients. Needs fused multiply-add.
+template <class T> struct Scale {
+    T high = 1, low = 0, log2e = Exp<T>::log2e, ln2 = T(0.693147180559945309417);
+    explicit Scale(double temperature) {
+        double inverse = 1 / temperature;
+        high = T(inverse);
+        low = sizeof(T) == 4 ? T(inverse - high) : T(std::fma(-inverse, temperature, 1.0) / temperature);
+        log2e = T(1.44269504088896340736 * inverse);
+        ln2 = T(0.693147180559945309417 * temperature);
+    }
+};
+// Nothing under- or overflows that would not do so without it.
+inline bool can_scale(double temperature) { return has_fma && temperature >= 0x1p-60 && temperature <= 0x1p60; }
+struct NoScale { explicit NoScale(double) {} };
+
 // Where the exponentials of a row with maximum m count from. The difference z - m itself would round, which costs |z - m| / 2 ulp;
 // e^z = 2^k e^r with an exact r needs no difference, only k relative to that of the maximum. From `range` on, z - m is exact for every
 // z that matters (they lie within a factor of 2 of each other), and is taken first.
-template <class T, int N> struct Origin {
+// With a temperature, x and m stand for x / temperature and m / temperature.
+template <class T, int N, bool Scaled = false> struct Origin {
     static constexpr T offset = Exp<T>::bias + Exp<T>::headroom;
+    std::conditional_t<Scaled, Scale<T>, NoScale> by;
+    double temperature;
     Lanes<T, N> m, base, top, power;  // top = m - base ~ power ln 2
     Lanes<T, N> magic;                // x log2e + magic: the exponent field in its last bits
     Lanes<T, N> floor;                // gets the exponent field 0
-    INLINE explicit Origin(Lanes<T, N> maximum) : m(maximum) {
+    INLINE explicit Origin(Lanes<T, N> maximum, double temperature_ = 1) : by(temperature_), temperature(temperature_), m(maximum) {
         using E = Exp<T>;
         Lanes<T, N> zero = T(0), size = larger(m, -m);
-        base = select((size < E::range) | (size == std::numeric_limits<T>::infinity()), zero, m);
-        top = select(size < E::range, m, zero);
-        power = (top * E::log2e + E::round) - E::round;
+        auto is_small = size < E::range;
+        if constexpr (Scaled) is_small = size * by.high < E::range;
+        base = select(is_small | (size == std::numeric_limits<T>::infinity()), zero, m);
+        top = select(is_small, m, zero);
+        power = (top * log2e() + E::round) - E::round;
         magic = (E::round + offset) - power;
-        floor = (power - offset) * T(0.693147180559945309417);
+        floor = (power - offset) * ln2();
+    }
+    INLINE T log2e() const {
+        if constexpr (Scaled) return by.log2e;
+        else return Exp<T>::log2e;
+    }
+    INLINE T ln2() const {
+        if constexpr (Scaled) return by.ln2;
+        else return T(0.693147180559945309417);
     }
     // e^(z - m) is exp_relative(z) times this: 2^-headroom e^(power ln 2 - top).
     INLINE Lanes<double, N> scale() const {
         using E = Exp<double>;
-        Lanes<double, N> k = convert<double>(power);
-        Lanes<double, N> r = (k * E::ln2_high - convert<double>(top)) + k * E::ln2_low;
+        Lanes<double, N> k = convert<double>(power), r = k * E::ln2_high, from = convert<double>(top);
+        if constexpr (Scaled) {
+            Scale<double> exact(temperature);
+            r = fma(from, Lanes<double, N>(-exact.high), r) - from * exact.low;
+        } else {
+            r = r - from;
+        }
+        r = r + k * E::ln2_low;
         return exp_reduced(r) * (sizeof(T) == 4 ? 0x1p-40 : 0x1p-200);
     }
 };
 
 // e^(z - m) / origin.scale() for z <= m; 0 for -inf and below every precision, NaN for NaN.
-template <class T, int N> INLINE Lanes<T, N> exp_relative(Lanes<T, N> z, const Origin<T, N>& origin) {
+template <class T, int N, bool Scaled> INLINE Lanes<T, N> exp_relative(Lanes<T, N> z, const Origin<T, N, Scaled>& origin) {
     using E = Exp<T>;
     Lanes<T, N> x = larger(origin.floor, z - origin.base);
-    Lanes<T, N> shifted = fma(x, Lanes<T, N>(E::log2e), origin.magic), k = shifted - origin.magic;
-    Lanes<T, N> r = fma(k, Lanes<T, N>(-E::ln2_low), fma(k, Lanes<T, N>(-E::ln2_high), x));
+    Lanes<T, N> shifted = fma(x, Lanes<T, N>(origin.log2e()), origin.magic), k = shifted - origin.magic;
+    Lanes<T, N> r;
+    if constexpr (Scaled) r = fma(x, Lanes<T, N>(origin.by.low), fma(x, Lanes<T, N>(origin.by.high), k * -E::ln2_high));
+    else r = fma(k, Lanes<T, N>(-E::ln2_high), x);
+    r = fma(k, Lanes<T, N>(-E::ln2_low), r);
     return exp_reduced(r) * as_real<T, N>(shift_left(as_integer(shifted), E::mantissa));
 }
 
@@ -118,30 +157,30 @@ template <int N> INLINE Lanes<double, N> exp_difference(Lanes<double, N> a, Lane
     return select(d < -708.0, Real(0.0), power + power * error);
 }
 
-// e^x - 1 for -745 <= x <= 0, relative to the small result: 2^k (e^r - 1) + (2^k - 1).
-template <int N> INLINE Lanes<double, N> expm1_nonpositive(Lanes<double, N> x) {
-    using E = Exp<double>;
+// e^((a - b) / temperature) for a <= b.
+template <int N> INLINE Lanes<double, N> exp_difference(Lanes<double, N> a, Lanes<double, N> b, const Scale<double>& by) {
     using Real = Lanes<double, N>;
-    x = larger(Real(-60.0), x);
-    Real k = nearest_power(x);
-    Real r = (x - k * E::ln2_high) - k * E::ln2_low;
-    Real scale = power_of_two(k);
-    return scale * (exp_tail(r) * (r * r) + r) + (scale - 1.0);
+    Real d = a - b, back = d - a;
+    Real error = (a - (d - back)) - (b + back);
+    Real z = d * by.high, rest = fma(d, Real(by.high), -z) + (d * by.low + error * by.high);
+    Real power = exp_nonpositive(z);
+    return select(z < -708.0, Real(0.0), power + power * rest);
 }
 
-// tanh x, and 1 - tanh^2 x without its cancellation. With t = e^(-2|x|) - 1: tanh |x| = -t / (2 + t), 1 - tanh^2 = 4 (1 + t) / (2 + t)^2.
-template <int N> INLINE Lanes<double, N> tanh(Lanes<double, N> x) {
+// With x = -2|y|, k ln 2 + r = x and m = 2^k (e^r - 1), both numbers without cancellation: e^x - 1 = m + (2^k - 1), e^x = m + 2^k.
+// tanh |y| = (1 - e^x) / (1 + e^x); 1 - tanh^2 = 4 e^x / (1 + e^x)^2.
+template <int N> struct Tanh {
     using Real = Lanes<double, N>;
-    Real size = larger(x, -x);
-    Real t = expm1_nonpositive(size * -2.0);
-    Real result = -t / (t + 2.0);
-    return select(x < 0.0, -result, select(x == x, result, x));
-}
-template <int N> INLINE Lanes<double, N> tanh_slope(Lanes<double, N> x) {
-    using Real = Lanes<double, N>;
-    Real decay = exp_nonpositive(larger(x, -x) * -2.0);
-    return select(x == x, decay * 4.0 / ((decay + 1.0) * (decay + 1.0)), x);
-}
+    Real value, slope;
+    INLINE explicit Tanh(Real y) {
+        using E = Exp<double>;
+        Real x = larger(Real(-700.0), larger(y, -y) * -2.0), k = nearest_power(x);
+        Real r = (x - k * E::ln2_high) - k * E::ln2_low, scale = power_of_two(k), m = scale * fma(exp_tail(r), r * r, r);
+        Real decay = m + scale, inverse = 1.0 / (decay + 1.0), size = ((1.0 - scale) - m) * inverse;
+        value = select(y == y, select(y < 0.0, -size, size), y);
+        slope = select(y == y, decay * 4.0 * (inverse * inverse), y);
+    }
+};
 
 // 2^k (1 + f) = u with sqrt(1/2) <= 1 + f < sqrt(2); log(1 + f) = f - f^2/2 + s (f^2/2 + R(s^2)), s = f / (2 + f), where
 // s R is what 2 atanh(s) has beyond its first term. `extra` is added where it does not round away (log1p's lost bits).

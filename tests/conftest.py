@@ -49,6 +49,8 @@ class NumPy:
         """NumPy's array of this library's result."""
         if isinstance(result, tuple):
             return tuple(self.numpy(v) for v in result)
+        if result is None:
+            return None
         assert isinstance(result, (np.ndarray, np.generic)), f"not a NumPy result: {type(result)}"
         return np.asarray(result)
 
@@ -73,6 +75,8 @@ class JAX(NumPy):
 
     def takes(self, item: pytest.Item) -> bool:
         """Every shape costs seconds of compilation: the table of options in float32, and samples of the rest."""
+        if item.path.stem == "test_linear":
+            return False  # its linear form is another, with tests of its own
         if item.originalname == "test_each_option_with_each_other":
             return is_sampled(item, 16)
         if item.path.stem == "test_defined_results":
@@ -137,7 +141,9 @@ class PyTorch(NumPy):
     name = "torch"
 
     def takes(self, item: pytest.Item) -> bool:
-        """The arithmetic is NumPy's: of the pairs of options every eighth, all else."""
+        """The arithmetic is NumPy's: every eighth pair of options, every third line of the linear table, all else."""
+        if item.path.stem == "test_linear" and "names" in parameters_of(item):
+            return is_sampled(item, 3)
         return item.originalname != "test_each_option_with_each_other" or is_sampled(item, 8)
 
     def array(self, values: Any) -> Any:
@@ -187,7 +193,9 @@ class PyTorchAutograd(PyTorch):
 
     def takes(self, item: pytest.Item) -> bool:
         """Where derivatives differ from case to case: the tables of options and of defined results."""
-        return item.path.stem in ("test_options", "test_defined_results") and super().takes(item)
+        tables = ("test_options", "test_defined_results", "test_linear")
+        is_plain = item.originalname in ("test_row_statistics_are_those_of_the_logits", "test_out_takes_the_gradients")
+        return item.path.stem in tables and not is_plain and super().takes(item)
 
     def apply(self, function: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
         import torch
@@ -197,6 +205,13 @@ class PyTorchAutograd(PyTorch):
         differentiable = isinstance(logits, torch.Tensor) and logits.is_floating_point() and "out" not in options
         if function is value_only or not differentiable:
             return super().apply(function, arguments, options)
+        if name.startswith("linear"):
+            features, weight, target = arguments
+            parts = [features, weight, *([] if options.get("bias") is None else [options["bias"]])]
+            parts = [part.detach().requires_grad_() for part in parts]
+            options |= {"bias": parts[2]} if len(parts) > 2 else {}
+            value = super().apply(value_only, [*parts[:2], target], options)
+            return value, torch.autograd.grad(value.sum(), parts)
         logits = logits.detach().requires_grad_()
         value = super().apply(value_only, [logits, arguments[1]], options)
         if name.endswith("_value_and_grad"):

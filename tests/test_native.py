@@ -1,5 +1,6 @@
 """The C++ core against the generic form and itself: every instruction set, thread count, dtype and target."""
 
+import math
 import os
 import subprocess
 import sys
@@ -104,6 +105,31 @@ def test_the_sigmoid_loss_of_the_core_and_of_the_generic_form_agree(kernel, name
     np.testing.assert_allclose(found, value, rtol=8 * float(np.finfo(value.dtype).eps))
     eps = float(ml_dtypes.finfo(logits.dtype).eps)
     assert (np.abs(slope.astype(float) - gradient.astype(float)) <= 16 * eps).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("classes", [100, 129, 300, 1_000, 2_049, 5_000])
+@pytest.mark.parametrize("name", native.instruction_sets())
+def test_where_the_class_axis_stands_changes_no_number(kernel, name, classes, dtype):
+    kernel(name)
+    logits, labels = problem(classes, dtype, "labels")
+    scaled = (logits * 20).astype(dtype)  # maxima of blocks lie far apart
+    for options in ({}, {"temperature": 0.7}, {"label_smoothing": 0.1, "z_loss": 0.01}):
+        value, gradient = both(scaled, labels, **options)
+        found, slope = both(np.ascontiguousarray(scaled.T), labels, axis=0, **options)
+        eps = np.finfo(dtype).eps
+        np.testing.assert_allclose(found, value, rtol=4 * eps)
+        np.testing.assert_allclose(slope.T, gradient, rtol=400 * eps, atol=4 * eps)  # twice 8 + |z - max| ulp
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_a_block_far_below_the_maximum(kernel, temperature):
+    """Its factor is subnormal as a float where its probabilities are not."""
+    logits = np.full((3, 9_000), -120, np.float32)
+    logits[:, 0], logits[:, 4_096:4_100] = 0, np.float32(-68 * temperature)
+    gradient = xe.cross_entropy_value_and_grad(logits, [0, 1, 2], temperature=temperature, reduction="none")[1]
+    exact = np.exp(logits[0, 4_096].astype(float) / temperature) / temperature
+    np.testing.assert_allclose(gradient[:, 4_096:4_100], exact, rtol=8e-7)
 
 
 @pytest.mark.parametrize(("rows", "classes"), [(40_000, 10), (3_000, 300), (40, 40_000), (1, 600_000), (3, 400_000)])
@@ -234,3 +260,21 @@ def test_rows_of_one_class_that_are_not_evenly_spaced(dtype):
     xe.cross_entropy_value_and_grad(logits, target, axis=1, z_loss=1.0, reduction="sum", out=out[:, :1, :])
     np.testing.assert_allclose(out[:, :1, :], 2 * logits, rtol=1e-6)
     assert not out[:, 1:].any()
+
+
+@pytest.mark.parametrize("classes", [7, 100, 512, 1_300])
+def test_the_mass_of_soft_targets(kernel, classes):
+    """What a mean divides by: added up by the core, and not over rows that do not count."""
+    logits, target = problem(classes, np.float64, "soft")
+    rows = len(logits)
+    row_weight = np.where(np.arange(rows) % 3 == 0, 0, 0.5 + np.arange(rows))
+    target[row_weight == 0] = np.nan
+    class_weight = np.linspace(0.5, 2, classes)
+    exact = [math.fsum(row) for row in target * class_weight if not np.isnan(row[0])]
+    mass = math.fsum(w * m for w, m in zip(row_weight[row_weight > 0], exact, strict=True))
+    options = {"class_weight": class_weight, "row_weight": row_weight}
+    total = xe.cross_entropy(logits, target, reduction="sum", **options)
+    assert math.isclose(xe.cross_entropy(logits, target, **options), total / mass, rel_tol=4e-16)
+    assert native.row_sums(target.astype(np.float16)) is None
+    kernel("generic")
+    assert native.row_sums(target) is None

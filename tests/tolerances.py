@@ -34,6 +34,8 @@ ELEMENTWISE = 4
 # Roundings of x / T + b and of the soft-cap before the row starts, in the library's working precision
 # (`library.working_eps`): each moves z_j by half an ulp of its size, and two logits enter a difference.
 TRANSFORM = 4
+# A library's matrix product rounds every term and every sum once, in the dtype of the products, in its own order.
+PRODUCT = 2
 # Two results that are each within a bound of the truth differ by at most twice the bound.
 BETWEEN_TWO = 2
 
@@ -44,6 +46,11 @@ def gradient_bound(z: Any) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         distance = np.abs(z - z.max(axis=-1, keepdims=True))
     return GRADIENT + np.where(np.isfinite(distance), distance, 0.0)
+
+
+def product_bound(terms: int) -> int:
+    """Of a dot product of so many terms, measured against the sum of their absolute values."""
+    return PRODUCT * terms
 
 
 def hvp_bound(z: Any) -> np.ndarray:

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
         softmax,
         softmax_jacobian,
     )
+    from crossentropy.linear import (
+        LinearGradients,
+        linear_cross_entropy,
+        linear_cross_entropy_value_and_grad,
+        linear_row_statistics,
+    )
     from crossentropy.losses import (
         RowSummary,
         binary_cross_entropy,
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "LinearGradients",
     "RowSummary",
     "binary_cross_entropy",
     "binary_cross_entropy_value_and_grad",
@@ -44,6 +51,9 @@ __all__ = [
     "entropy",
     "evaluation",
     "kl_divergence",
+    "linear_cross_entropy",
+    "linear_cross_entropy_value_and_grad",
+    "linear_row_statistics",
     "log_sigmoid",
     "log_softmax",
     "one_hot",
@@ -63,6 +73,10 @@ DISTRIBUTIONS = (
     *("entropy", "kl_divergence", "log_sigmoid", "log_softmax", "one_hot", "perplexity", "sigmoid", "softmax"),
     "softmax_jacobian",
 )
+LINEAR = (
+    *("LinearGradients", "linear_cross_entropy", "linear_cross_entropy_value_and_grad"),
+    "linear_row_statistics",
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -70,7 +84,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"crossentropy.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'crossentropy' has no attribute {name!r}")
-    home = "distributions" if name in DISTRIBUTIONS else "losses"
+    home = "distributions" if name in DISTRIBUTIONS else "linear" if name in LINEAR else "losses"
     value = getattr(importlib.import_module(f"crossentropy.{home}"), name)
     globals()[name] = value
     return value

@@ -206,6 +206,24 @@ class LossOptions(SharedOptions):
                 )
 
 
+def byte_count(name: str, value: Any) -> int:
+    count = integer(name, value)
+    if count < 1:
+        raise ValueError(f"{name} is a number of bytes, got {value!r}")
+    return count
+
+
+@with_table
+@dataclasses.dataclass(init=False, eq=False)
+class LinearOptions(LossOptions):
+    """Options of the softmax loss of a linear classifier, whose logits have their classes last."""
+
+    memory_budget: int | None = option(None, optional(byte_count))
+
+
+del LinearOptions.table["axis"], LinearOptions.plain["axis"]
+
+
 @with_table
 @dataclasses.dataclass(init=False, eq=False)
 class BinaryOptions(SharedOptions):
@@ -235,9 +253,10 @@ def reader_of(options_type: type[Any], function: Callable[..., Any]) -> Callable
     return read
 
 
-def takes_options_of(source: Callable[..., Any]) -> Callable[[Function], Function]:
+def takes_options_of(source: Callable[..., Any], *, without: tuple[str, ...] = ()) -> Callable[[Function], Function]:
     """Give a function that ends in ``**options`` the keyword arguments of ``source`` as its signature."""
-    keywords = [p for p in inspect.signature(source).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    given = inspect.signature(source).parameters.values()
+    keywords = [p for p in given if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in without]
 
     def decorate(function: Function) -> Function:
         signature = inspect.signature(function)

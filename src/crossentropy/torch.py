@@ -21,16 +21,18 @@ from typing import Any
 import torch
 
 from crossentropy.libraries import torch as tensors
-from crossentropy.options import BinaryOptions, LossOptions, make_options
+from crossentropy.options import BinaryOptions, LinearOptions, LossOptions, make_options
 
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "LinearCrossEntropyLoss",
     "NLLLoss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "linear_cross_entropy",
     "nll_loss",
 ]
 
@@ -92,13 +94,86 @@ def cross_entropy(
     options |= {"class_weight": weight, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
     options["reduction"] = reduction_name(size_average, reduce, reduction)
     if isinstance(target, torch.Tensor) and target.shape == input.shape:
-        options.setdefault("normalizer", "rows")
-        if label_smoothing and "class_mask" not in options:
-            # PyTorch spreads label_smoothing over the classes, whatever the row's target sums to.
-            check = make_options(LossOptions, options)
-            target = target * (1.0 - check.label_smoothing) + check.label_smoothing / input.shape[check.axis]
-            options["label_smoothing"] = 0.0
+        target, options = probabilities(target, options, LossOptions)
     return tensors.cross_entropy(input, target, make_options(LossOptions, options))
+
+
+def probabilities(target: Any, options: dict[str, Any], options_type: type[Any]) -> tuple[Any, dict[str, Any]]:
+    """A target of the shape of the logits, and options, such that the result is PyTorch's."""
+    check = make_options(options_type, options)
+    options = {"normalizer": "rows"} | options
+    if check.label_smoothing and "class_mask" not in options:
+        # PyTorch spreads label_smoothing over the classes, whatever the row's target sums to.
+        target = target * (1.0 - check.label_smoothing) + check.label_smoothing / target.shape[check.axis]
+        options["label_smoothing"] = 0.0
+    return target, options
+
+
+def linear_cross_entropy(
+    input: Any,
+    linear_weight: Any,
+    target: Any,
+    *,
+    linear_bias: Any = None,
+    weight: Any = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: Any = None,
+    **more: Any,
+) -> Any:
+    """``torch.nn.functional.linear_cross_entropy``: the softmax loss of input @ linear_weight.T + linear_bias.
+
+    Parameters
+    ----------
+    input : tensor (..., D), floating
+        What torch.nn.Linear would get.
+    linear_weight : tensor (C, D) or (C, d1, ..., D)
+        With more dimensions every class has d1 x ... outputs, as in PyTorch; the logits are then made, all of them.
+    target : tensor
+        Labels (...) or (N, d1, ...), any integer dtype; or probabilities (..., C) or (N, C, d1, ...).
+    linear_bias : tensor (C,) or (C, d1, ...), optional
+    weight : tensor (C,), optional
+        Class weights. What a mean divides by is PyTorch's, as in ``cross_entropy``.
+    reduction, label_smoothing
+        As in ``crossentropy.cross_entropy``.
+    ignore_index : int, optional
+        None stands for -100, as in PyTorch.
+    options : torch.nn.LinearCrossEntropyOptions, optional
+        Accepted, and not needed: `memory_budget` says how much memory a chunk may take.
+    **more
+        Options of ``crossentropy.linear_cross_entropy``.
+
+    Returns
+    -------
+    tensor
+        float32 for 16-bit input, else the dtype of input.
+
+    Raises
+    ------
+    IndexError, ValueError, TypeError
+        As in ``crossentropy.linear_cross_entropy``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from crossentropy.torch import linear_cross_entropy
+    >>> linear_cross_entropy(torch.tensor([[1.0, 2.0]]), torch.eye(2), torch.tensor([1]))
+    tensor(0.3133)
+    """
+    given = {"class_weight": weight, "ignore_index": -100 if ignore_index is None else ignore_index}
+    given |= {"label_smoothing": label_smoothing, "reduction": reduction, **more}
+    if linear_weight.ndim > 2:
+        outputs = tuple(linear_weight.shape[:-1])
+        bias = None if linear_bias is None else linear_bias.reshape(-1)
+        logits = torch.nn.functional.linear(input, linear_weight.reshape(-1, linear_weight.shape[-1]), bias)
+        given.pop("memory_budget", None)
+        given["weight"] = given.pop("class_weight")
+        return cross_entropy(logits.reshape(*input.shape[:-1], *outputs), target, **given)
+    if isinstance(target, torch.Tensor) and target.shape == (*input.shape[:-1], linear_weight.shape[0]):
+        target, given = probabilities(target, given, LinearOptions)
+    made = make_options(LinearOptions, given)
+    return tensors.linear_cross_entropy(input, linear_weight, target, linear_bias, made)
 
 
 def nll_loss(
@@ -358,3 +433,76 @@ class BCELoss(TakesOptions, torch.nn.BCELoss):
     ) -> None:
         super().__init__(weight, size_average, reduce, reduction)
         self.keep(options, BinaryOptions, inputs="probs")
+
+
+# torch 2.13 has it; before, the function serves.
+TorchLinear: Any = getattr(torch.nn, "LinearCrossEntropyLoss", None)
+if TorchLinear is not None:
+
+    class LinearCrossEntropyLoss(TorchLinear):
+        """``torch.nn.LinearCrossEntropyLoss``; see ``linear_cross_entropy`` for what it computes.
+
+        Parameters
+        ----------
+        in_features, num_classes, out_features, bias, device, dtype, reduction, weight, ignore_index, label_smoothing,
+        options
+            torch.nn's, with its defaults; the module owns its linear layer, ``linear``.
+        **more
+            Options of ``crossentropy.linear_cross_entropy``; a call may give them too.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from crossentropy.torch import LinearCrossEntropyLoss
+        >>> criterion = LinearCrossEntropyLoss(4, 10, bias=True, memory_budget=64_000_000)
+        >>> criterion(torch.zeros(2, 4), torch.tensor([-100, -100]))
+        tensor(0., grad_fn=<...>)
+        """
+
+        def __init__(
+            self,
+            in_features: int,
+            num_classes: int,
+            *,
+            out_features: tuple[int, ...] = (),
+            bias: bool = False,
+            device: Any = None,
+            dtype: Any = None,
+            reduction: str = "mean",
+            weight: Any = None,
+            ignore_index: int | None = None,
+            label_smoothing: float = 0.0,
+            options: Any = None,
+            **more: Any,
+        ) -> None:
+            super().__init__(
+                in_features,
+                num_classes,
+                out_features=out_features,
+                bias=bias,
+                device=device,
+                dtype=dtype,
+                reduction=reduction,
+                weight=weight,
+                ignore_index=ignore_index,
+                label_smoothing=label_smoothing,
+                options=options,
+            )
+            # Wrong options speak up here, and not after the first batch.
+            make_options(LinearOptions, {"reduction": reduction, "label_smoothing": label_smoothing, **more})
+            self.more = more
+
+        def forward(self, input: Any, target: Any, **more: Any) -> Any:
+            outputs = (self.num_classes, *self.out_features)
+            bias = self.linear.bias
+            return linear_cross_entropy(
+                input,
+                self.linear.weight.reshape(*outputs, self.linear.in_features),
+                target,
+                linear_bias=None if bias is None else bias.reshape(outputs),
+                weight=self.weight,
+                reduction=self.reduction,
+                ignore_index=self.ignore_index,
+                label_smoothing=self.label_smoothing,
+                **self.more | more,
+            )

@@ -21,6 +21,7 @@ FUNCTIONS = ("binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_
 DIFFERENCES = {
     "negative weight": "a negative weight turns the loss into a reward without a word; refused by name and position",
     "positive log-probability": "log p > 0 is no log-probability (nll_loss samples are plain normal numbers); refused",
+    "nothing counts": "a mean over nothing but ignored rows is 0 with a gradient of 0; torch.nn's are NaN",
 }
 
 
@@ -47,6 +48,12 @@ def compare(name, call, reference, input, target, options):
     fixed_input = fixed.pop("input")
     value, expected = call(fixed_input, target, fixed), reference(fixed_input, target, fixed)
     assert value.shape == expected.shape
+    if options.get("reduction", "mean") == "mean" and bool((target == options.get("ignore_index", -100)).all()):
+        assert expected.isnan()
+        assert value == 0
+        (gradient,) = torch.autograd.grad(value, [fixed_input])
+        assert not gradient.any()
+        return found | {"nothing counts"}
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-13)
     given = (fixed_input, target, *fixed.values())
     leaves = [t for t in given if isinstance(t, torch.Tensor) and t.requires_grad]
@@ -95,6 +102,22 @@ def test_every_sample_of_the_function(name):
         count += 1
     assert count > 10
     assert found <= set(DIFFERENCES)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
+def test_a_sample_where_nothing_counts_differs_as_said(name):
+    """A random sample may ignore every row it has: two labels of three classes, both of the ignored one."""
+    input = torch.randn(2, 3, dtype=torch.float64).log_softmax(1).requires_grad_()
+    target, options = torch.tensor([1, 1]), {"ignore_index": 1, "reduction": "mean"}
+    found = compare(
+        name,
+        lambda i, t, o: getattr(ours, name)(i, t, **o),
+        lambda i, t, o: getattr(torch.nn.functional, name)(i, t, **o),
+        input,
+        target,
+        options,
+    )
+    assert found == {"nothing counts"}
 
 
 def test_a_positive_log_probability_is_refused():

@@ -73,12 +73,17 @@ def slopes(xp: Any, logits: Any, c: RowCoefficients, work: Any) -> tuple[Any, An
     return first, second
 
 
-def relative(xp: Any, z: Any, inputs: str = "logits", *, exact: bool = True) -> tuple[Any, Any, Any]:
-    """m (rows,), d = z - m, and e^d (None without a softmax); ``exact`` keeps the rounding error of the difference."""
+def relative(
+    xp: Any, z: Any, inputs: str = "logits", *, exact: bool = True, maximum: Any = None
+) -> tuple[Any, Any, Any]:
+    """m (rows,), d = z - m, and e^d (None without a softmax); ``exact`` keeps the rounding error of the difference.
+
+    ``maximum``: m where it is known; of all classes, where z holds a block of them.
+    """
     if inputs != "logits":
         return xp.zeros_like(z[:, 0]), z, None
     z = rounded(xp, z)
-    maximum = xp.max(z, axis=-1)
+    maximum = xp.max(z, axis=-1) if maximum is None else maximum
     m = maximum[:, None]
     d = xp.where(z == -xp.inf, -xp.inf, z - m)
     power = xp.exp(d)
@@ -206,10 +211,22 @@ def finish(xp: Any, value: Any, statistics: RowStatistics, c: RowCoefficients, u
     return result if c.valid is None else xp.where(c.valid[:, None], result, 0.0)
 
 
-def row_gradient(xp: Any, logits: Any, c: RowCoefficients, statistics: RowStatistics, upstream: Any, work: Any) -> Any:
-    """upstream_i T'_j (a p_j - q_j), shape (rows, classes), in the working precision."""
+def row_gradient(
+    xp: Any,
+    logits: Any,
+    c: RowCoefficients,
+    statistics: RowStatistics,
+    upstream: Any,
+    work: Any,
+    *,
+    maximum: Any = None,
+) -> Any:
+    """upstream_i T'_j (a p_j - q_j), shape (rows, classes), in the working precision.
+
+    ``maximum``: that of the statistics, where the logits are a block of the classes and the statistics of all.
+    """
     z = transform(xp, logits, c, work)
-    _, d, power = relative(xp, z, c.inputs, exact=keeps_error(logits, z))
+    _, d, power = relative(xp, z, c.inputs, exact=keeps_error(logits, z), maximum=maximum)
     q = target_measure(xp, statistics, c, z)
     gradient, _, _ = residual(xp, d, power, q, statistics, c)
     # 0 x inf: a probability of 0 off the target has an infinite slope and no gradient.

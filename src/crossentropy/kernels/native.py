@@ -69,6 +69,15 @@ def within(
     return _native.within(array.ravel(order="K"), low, high, ignored, nan)
 
 
+def row_sums(matrix: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray | None:
+    """sum_j weight_j matrix_ij, (rows,), in float64; None where the core cannot read the matrix."""
+    if _native is None or forced() == "generic" or matrix.dtype.char not in "df" or not matrix.flags.c_contiguous:
+        return None
+    sums = np.empty(len(matrix))
+    weight = None if weight is None else np.ascontiguousarray(weight, dtype=np.float64)
+    return sums if _native.row_sums(matrix, weight, sums) else None
+
+
 def core(logits: np.ndarray, layout: Layout, coefficients: RowCoefficients, num_threads: int | None) -> Core | None:
     """The core for one call; None where ``generic`` has to compute it."""
     instruction_set = "generic" if _native is None else forced()

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from crossentropy import reduction
 from crossentropy.arrays import Layout, check_unit_interval
-from crossentropy.kernels import generic
-from crossentropy.libraries.torch import compute, distributions
-from crossentropy.libraries.torch.conversion import WORK, as_array, as_floating, result_dtype
+from crossentropy.libraries.torch import compute, distributions, summary
+from crossentropy.libraries.torch.conversion import WORK, as_array, as_floating, check_out, result_dtype
+from crossentropy.libraries.torch.linear import (
+    linear_cross_entropy,
+    linear_cross_entropy_value_and_grad,
+    linear_row_summary,
+)
 from crossentropy.libraries.torch.namespace import Namespace
 from crossentropy.libraries.torch.problem import Problem, element_problem, row_problem
 from crossentropy.libraries.torch.tensors import differentiable, values_known, values_readable
 from crossentropy.options import BinaryOptions, LossOptions
-from crossentropy.row_coefficients import RowCoefficients
-from crossentropy.row_loss import log_sum, row_loss
 
 __all__ = [
     "WORK",
@@ -29,6 +29,9 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_hvp",
     "cross_entropy_value_and_grad",
+    "linear_cross_entropy",
+    "linear_cross_entropy_value_and_grad",
+    "linear_row_summary",
     "map_elements",
     "map_rows",
     "namespace",
@@ -47,7 +50,7 @@ def cross_entropy(logits: Any, target: Any, options: LossOptions) -> Any:
 
 def cross_entropy_value_and_grad(logits: Any, target: Any, options: LossOptions, out: Any) -> tuple[Any, Any]:
     logits = as_floating("logits", logits)
-    check_out(out, logits)
+    check_out(out, logits, "logits")
     return value_and_gradient(row_problem(logits, target, options), logits.dtype, out)
 
 
@@ -65,7 +68,7 @@ def binary_cross_entropy(logits: Any, target: Any, options: BinaryOptions) -> An
 
 def binary_cross_entropy_value_and_grad(logits: Any, target: Any, options: BinaryOptions, out: Any) -> tuple[Any, Any]:
     logits = as_floating("logits", logits)
-    check_out(out, logits)
+    check_out(out, logits, "logits")
     return value_and_gradient(element_problem(logits, target, options), logits.dtype, out)
 
 
@@ -74,20 +77,6 @@ def value_and_gradient(problem: Problem, dtype: torch.dtype, out: Any) -> tuple[
         return value_into(problem, out)
     value, gradient = problem.value_and_gradient()
     return value, gradient.to(dtype)
-
-
-def check_out(out: Any, logits: Any) -> None:
-    if out is None:
-        return
-    if not isinstance(out, torch.Tensor):
-        raise TypeError(f"out must be a tensor, got {type(out).__name__}")
-    if out.shape != logits.shape or out.dtype != logits.dtype or out.device != logits.device:
-        raise ValueError(
-            f"out must have shape, dtype and device of logits, {tuple(logits.shape)} {logits.dtype} {logits.device}, "
-            f"got {tuple(out.shape)} {out.dtype} {out.device}"
-        )
-    if torch.is_grad_enabled() and (out.requires_grad or logits.requires_grad):
-        raise ValueError("out does not support automatic differentiation; use torch.no_grad(), or leave it out")
 
 
 def value_into(problem: Problem, out: Any) -> tuple[Any, Any]:
@@ -118,29 +107,10 @@ def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, An
     c = problem.form.as_tensors(problem.flat())
     # One block of no rows gives the results their dtypes.
     parts = [
-        summarize(xp, x[block], c.rows(block), target is not None) for block in list(compute.blocks(x)) or [slice(0, 0)]
+        summary.of_logits(xp, x[block], c.rows(block), target is not None)
+        for block in list(compute.blocks(x)) or [slice(0, 0)]
     ]
-    lse, loss, entropy, prediction = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
-    unit = reduction.NATS_PER_UNIT[options.unit]
-
-    def shaped(value: Any) -> Any:
-        return torch.reshape(value / unit, problem.shape).to(problem.dtype)
-
-    # 0 - loss: a loss of 0 is the log-probability 0, not -0.
-    target_log_prob = None if target is None else shaped(0.0 - loss)
-    return shaped(lse), target_log_prob, shaped(entropy), torch.reshape(prediction, problem.shape)
-
-
-def summarize(xp: Any, x: Any, c: RowCoefficients, has_target: bool) -> tuple[Any, Any, Any, Any]:
-    """Ignoring concerns the target alone: lse, entropy and prediction are of every row."""
-    statistics = generic.row_statistics(xp, x, dataclasses.replace(c, valid=None), WORK, summary=True)
-    undefined = ~xp.isfinite(statistics.maximum)
-    total = log_sum(xp, statistics)
-    lse = xp.where(undefined, xp.nan, statistics.maximum + total)
-    entropy = total - statistics.entropy_sum / (statistics.ties + statistics.others)
-    entropy = xp.where(undefined, xp.nan, entropy)
-    loss = row_loss(xp, statistics, c) if has_target else xp.zeros_like(lse)
-    return lse, loss, entropy, xp.where(xp.isnan(entropy), -1, statistics.prediction)
+    return summary.shaped(problem, map(torch.cat, zip(*parts, strict=True)), target is not None)
 
 
 def map_rows(

@@ -77,3 +77,18 @@ def as_temperature(value: Any, device: Any) -> Any:
 def result_dtype(array: Any) -> torch.dtype:
     """The loss of 16-bit logits is float32."""
     return torch.float32 if dtype_name(array) in REDUCED else array.dtype
+
+
+def check_out(out: Any, like: Any, name: str) -> None:
+    """Can ``out`` take the gradient to ``like``, which the caller knows by this name?"""
+    if out is None:
+        return
+    if not isinstance(out, torch.Tensor):
+        raise TypeError(f"out must be a tensor, got {type(out).__name__}")
+    if out.shape != like.shape or out.dtype != like.dtype or out.device != like.device:
+        raise ValueError(
+            f"out must have shape, dtype and device of {name}, {tuple(like.shape)} {like.dtype} {like.device}, "
+            f"got {tuple(out.shape)} {out.dtype} {out.device}"
+        )
+    if torch.is_grad_enabled() and (out.requires_grad or like.requires_grad):
+        raise ValueError("out does not support automatic differentiation; use torch.no_grad(), or leave it out")

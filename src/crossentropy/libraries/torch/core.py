@@ -10,7 +10,9 @@ import torch
 from crossentropy.arrays import Layout
 from crossentropy.kernels import native
 from crossentropy.libraries.torch.forms import Form, view
+from crossentropy.libraries.torch.tensors import is_plain
 from crossentropy.row_coefficients import explicit
+from crossentropy.row_loss import RowStatistics
 
 NUMPY_DTYPES = {torch.float64: np.float64, torch.float32: np.float32}
 
@@ -23,6 +25,16 @@ def values(tensor: Any) -> Any:
 def within(tensor: Any, low: float, high: float, ignored: Any = None) -> int | None:
     """The core's one look at the numbers of a plain tensor: ``native.within``."""
     return native.within(view(tensor), low, high, ignored)
+
+
+def dense_mass(c: Any) -> Any:
+    """m_i of a plain dense target (``native.row_sums``); None where the core cannot read it."""
+    if c.class_weight is not None and not is_plain(c.class_weight):
+        return None
+    mass = native.row_sums(view(c.dense), None if c.class_weight is None else view(c.class_weight))
+    if mass is None:
+        return None
+    return torch.from_numpy(mass if c.valid is None else np.where(view(c.valid), mass, 0.0))
 
 
 def losses(
@@ -47,6 +59,18 @@ def losses(
     result = np.empty(core.layout.count)
     core.losses(result, upstream, slope)
     return result, explicit_arrays(c).valid
+
+
+def row_statistics(x: Any, c: Any, num_threads: int | None) -> RowStatistics | None:
+    """Tensors of the statistics of logits (rows, classes), of every row, with what entropy and prediction need.
+
+    ``c`` holds NumPy arrays. None where the core cannot take it.
+    """
+    found = native.core(view(x), Layout(tuple(x.shape), 1), c, num_threads or torch.get_num_threads())
+    if found is None or c.inputs != "logits":
+        return None
+    arrays = vars(found.row_statistics())
+    return RowStatistics(**{name: None if a is None else torch.from_numpy(a) for name, a in arrays.items()})
 
 
 def explicit_arrays(c: Any) -> Any:

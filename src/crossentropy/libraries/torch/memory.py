@@ -17,9 +17,13 @@ import torch
 LARGE = 1 << 22
 
 
-def empty_like(x: Any) -> Any:
-    """``torch.empty_like(x)``: its strides too, where these leave no gaps."""
-    result = torch.empty_like(x)
+def empty_like(x: Any, dtype: Any = None) -> Any:
+    """``torch.empty_like(x, dtype=dtype)``: its strides too, where these leave no gaps."""
+    return hinted(torch.empty_like(x, dtype=dtype))
+
+
+def hinted(result: Any) -> Any:
+    """The same memory, asked for in huge pages."""
     if madvise is not None and result.nbytes >= LARGE and result.device.type == "cpu":
         start = result.data_ptr()
         offset = -start % mmap.PAGESIZE

@@ -234,6 +234,9 @@ def factor_of_rows(xp: Any, options: Any, row_weight: Any, divisor: Any) -> Any:
 
 def dense_mass(xp: Any, coefficients: RowCoefficients) -> Any:
     """m_i of a dense target."""
+    mass = core.dense_mass(coefficients) if is_plain(coefficients.dense) else None
+    if mass is not None:
+        return mass
     if not values_known(coefficients.dense) or differentiable(coefficients.dense):
         return generic.dense_target(xp, coefficients, WORK)[1].sum(-1)
     pieces = [

@@ -112,6 +112,16 @@ class Rows:
 
     @classmethod
     def of(cls, logits: np.ndarray, target: Any, options: LossOptions, *, summary: bool = False) -> Rows:
+        rows = cls.unread(logits, target, options, summary=summary)
+        # Everything that can raise does so before anything is written: `out` may be the logits themselves.
+        if rows.coefficients.dense is not None or options.inputs != "logits":
+            rows.check_target()
+            rows.check_inputs(every=summary)
+        return rows
+
+    @classmethod
+    def unread(cls, logits: np.ndarray, target: Any, options: LossOptions, *, summary: bool = False) -> Rows:
+        """The same before the logits and a dense target are read."""
         layout = layout_of(logits.shape, options.axis)
         options = arguments.options(as_array, options)
         if target is not None or not summary:
@@ -120,31 +130,31 @@ class Rows:
         coefficients, row_weight = row_coefficients(xp, target, layout, options, WORK, scan)
         if coefficients.class_mask is not None:  # in C order, like everything that meets the logits
             coefficients = dataclasses.replace(coefficients, class_mask=np.ascontiguousarray(coefficients.class_mask))
-        rows = cls(logits, layout, coefficients, row_weight, options)
-        # Everything that can raise does so before anything is written: `out` may be the logits themselves.
-        if coefficients.dense is None and options.inputs == "logits":
-            return rows
-        if not (rows.has_good_target() and rows.has_good_inputs(every=summary)):
-            for block, part, piece in rows.blocks():
-                check_dense_target(xp, piece, layout, block.start)
-                check_probabilities(xp, part, piece, layout, block.start, every=summary)
-        return rows
+        return cls(logits, layout, coefficients, row_weight, options)
+
+    def check_target(self) -> None:
+        """ValueError for an entry of a dense target that is none, in a row that counts."""
+        dense = self.coefficients.dense
+        # The core's look at all of them, where there is a core, settles the usual case.
+        if dense is None or is_boolean(dense) or native.within(dense, 0.0, LARGEST) is not None:
+            return
+        for block in blocks(self.layout.count, self.layout.classes):
+            check_dense_target(xp, self.coefficients.rows(block), self.layout, block.start)
+
+    def check_inputs(self, *, every: bool = False) -> None:
+        """ValueError for a probability that is none and is read; or, with ``every``, that is not read either."""
+        if self.options.inputs != "logits" and not self.has_good_inputs(every=every):
+            for block, part, piece in self.blocks():
+                check_probabilities(xp, part, piece, self.layout, block.start, every=every)
 
     @functools.cached_property
     def logits(self) -> np.ndarray:
         """(rows, classes)."""
         return self.layout.to_rows(xp, self.given)
 
-    def has_good_target(self) -> bool:
-        """Is there nothing about a dense target that ``check_dense_target`` could refuse, as the core sees it?"""
-        dense = self.coefficients.dense
-        return dense is None or is_boolean(dense) or native.within(dense, 0.0, LARGEST) is not None
-
     def has_good_inputs(self, *, every: bool) -> bool:
-        """The same for ``check_probabilities``; with labels alone their entries alone are read."""
+        """Is there nothing that ``check_inputs`` could refuse, as the core sees it? Of labels, their entries alone."""
         inputs, c = self.options.inputs, self.coefficients
-        if inputs == "logits":
-            return True
         low, high = (0.0, 1.0) if inputs == "probs" else (-math.inf, 0.0)
         if self.core and c.dense is None and not c.label_smoothing and not every:
             self.labelled = self.core.labelled(low, high)
@@ -155,13 +165,22 @@ class Rows:
         for block in blocks(self.layout.count, self.layout.classes):
             yield block, self.logits[block], explicit(xp, self.coefficients.rows(block), WORK)
 
+    def dense_mass(self) -> np.ndarray:
+        """m_i of the dense target."""
+        c = self.coefficients
+        mass = native.row_sums(c.dense, c.class_weight)
+        if mass is not None:
+            return mass if c.valid is None else np.where(c.valid, mass, 0.0)
+        mass = np.empty(self.layout.count)
+        for block in blocks(self.layout.count, self.layout.classes):
+            mass[block] = generic.dense_target(xp, c.rows(block), WORK)[1].sum(axis=-1)
+        return mass
+
     def reduction(self) -> Reduction:
         coefficients, mass, totals = self.coefficients, self.coefficients.target_mass, self.coefficients.totals
         by_weight = isinstance(self.options.normalizer, str) and self.options.normalizer == "weight"
         if coefficients.dense is not None and self.options.reduction == "mean" and by_weight:
-            mass = np.empty(self.layout.count)
-            for block in blocks(self.layout.count, self.layout.classes):
-                mass[block] = generic.dense_target(xp, coefficients.rows(block), WORK)[1].sum(axis=-1)
+            mass = self.dense_mass()
         shape = self.layout.row_shape
         result = Reduction(xp, self.options, shape, self.row_weight, coefficients.valid, mass, WORK, totals)
         if totals is not None and not (result.is_total and self.core):
@@ -177,8 +196,12 @@ class Rows:
             losses = np.empty(self.layout.count)
             if core:
                 core.losses(losses, *self.slope(how, gradient))
+            elif gradient is None:
+                self.generic_losses(losses)
             else:
-                self.generic_losses(losses, how, gradient)
+                slopes = gradient.rows(self.layout)
+                self.generic_losses(losses, how.upstream(), slopes)
+                gradient.fill(self.layout, slopes)
             value = how.of_losses(losses)
         if gradient is not None:
             gradient.deliver()
@@ -187,17 +210,23 @@ class Rows:
     def slope(self, how: Reduction, gradient: Output | None) -> tuple[Any, Any]:
         return (None, None) if gradient is None else (how.upstream(), gradient.buffer)
 
-    def generic_losses(self, losses: np.ndarray, how: Reduction, gradient: Output | None) -> None:
-        upstream: Any = None if gradient is None else how.upstream()
-        slopes: Any = None if gradient is None else gradient.rows(self.layout)
+    def losses(self, upstream: Any = None, gradient: np.ndarray | None = None) -> np.ndarray:
+        """(rows,); ``gradient``, of the shape of the logits, takes upstream x derivative, and may be the logits."""
+        losses = np.empty(self.layout.count)
+        if self.core:
+            self.core.losses(losses, upstream, gradient)
+        else:
+            self.generic_losses(losses, upstream, gradient)
+        return losses
+
+    def generic_losses(self, losses: np.ndarray, upstream: Any = None, slopes: np.ndarray | None = None) -> None:
+        """The same by the plain form; ``slopes`` (rows, classes)."""
         for block, part, coefficients in self.blocks():
             statistics = generic.row_statistics(xp, part, coefficients, WORK)
             losses[block] = row_loss(xp, statistics, coefficients)
-            if gradient is not None:
+            if slopes is not None:
                 factor = upstream[block] if np.ndim(upstream) else upstream
                 slopes[block] = generic.row_gradient(xp, part, coefficients, statistics, factor, WORK)
-        if gradient is not None:
-            gradient.fill(self.layout, slopes)
 
     def summaries(self) -> Iterator[tuple[slice, RowStatistics, RowCoefficients]]:
         """Statistics of every row, with what entropy and prediction need: ignoring concerns the target alone."""
@@ -255,15 +284,24 @@ def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, An
     count = rows.layout.count
     lse, entropy, loss, prediction = np.empty(count), np.empty(count), np.empty(count), np.empty(count, np.int64)
     for block, statistics, coefficients in rows.summaries():
-        total = log_sum(xp, statistics)
-        undefined = ~np.isfinite(statistics.maximum)
-        lse[block] = np.where(undefined, np.nan, statistics.maximum + total)
-        entropy[block] = np.where(
-            undefined, np.nan, total - statistics.entropy_sum / (statistics.ties + statistics.others)
-        )
-        prediction[block] = np.where(np.isnan(entropy[block]), -1, statistics.prediction)
+        lse[block], entropy[block], prediction[block] = summary_of(statistics)
         loss[block] = 0.0 if target is None else row_loss(xp, statistics, coefficients)
-    unit, dtype, shape = reduction.NATS_PER_UNIT[options.unit], result_dtype(logits), rows.layout.row_shape
+    return shaped_summary(lse, loss, entropy, prediction, target, options, result_dtype(logits), rows.layout.row_shape)
+
+
+def summary_of(statistics: RowStatistics) -> tuple[Any, Any, Any]:
+    """lse, entropy and prediction of rows."""
+    total = log_sum(xp, statistics)
+    undefined = ~np.isfinite(statistics.maximum)
+    lse = np.where(undefined, np.nan, statistics.maximum + total)
+    entropy = np.where(undefined, np.nan, total - statistics.entropy_sum / (statistics.ties + statistics.others))
+    return lse, entropy, np.where(np.isnan(entropy), -1, statistics.prediction)
+
+
+def shaped_summary(
+    lse: Any, loss: Any, entropy: Any, prediction: Any, target: Any, options: LossOptions, dtype: Any, shape: Any
+) -> tuple[Any, Any, Any, Any]:
+    unit = reduction.NATS_PER_UNIT[options.unit]
 
     def shaped(value: np.ndarray) -> Any:
         return np.reshape(value / unit, shape).astype(dtype)[()]
@@ -368,7 +406,8 @@ class Output:
     through a buffer.
     """
 
-    def __init__(self, out: Any, logits: np.ndarray, *inputs: Any) -> None:
+    def __init__(self, out: Any, logits: np.ndarray, *inputs: Any, name: str = "logits") -> None:
+        """``name``: of what ``logits`` is to the caller."""
         if out is None:
             self.array = self.buffer = np.empty_like(logits, subok=False)
             return
@@ -376,7 +415,7 @@ class Output:
             raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
         if out.shape != logits.shape or out.dtype.newbyteorder("=") != logits.dtype:
             raise ValueError(
-                f"out must have the shape and dtype of logits, {logits.shape} {logits.dtype}, "
+                f"out must have the shape and dtype of {name}, {logits.shape} {logits.dtype}, "
                 f"got {out.shape} {out.dtype}"
             )
         if not out.flags.writeable:
