@@ -50,6 +50,7 @@ class Compiled:
     name: str
     grid: tuple[int, ...]
     warps: int
+    entries_of_step: int
     assembly: Any
 
     @property
@@ -83,7 +84,8 @@ def for_device(capability: int) -> Iterator[list[Compiled]]:
 
         def run(*arguments: Any, grid: Any, warmup: bool, **named: Any) -> Any:
             kernel = plain(*arguments, grid=grid, warmup=True, **named)
-            compiled.append(Compiled(function.__name__, grid, named["num_warps"], kernel.asm))
+            step = named["ROWS"] * named.get("COLUMNS", 1)
+            compiled.append(Compiled(function.__name__, grid, named["num_warps"], step, kernel.asm))
 
         return mock.patch.object(function, "run", run)
 
