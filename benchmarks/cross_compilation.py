@@ -66,7 +66,9 @@ class Compiled:
 
     def resources(self) -> dict[str, int]:
         """REG per thread, STACK (spills among it) and SHARED bytes, as the assembler states them."""
-        return {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED):(\d+)", self.inspected("-res-usage"))}
+        return {
+            name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED):(\d+)", self.inspected("-res-usage"))
+        }
 
     def instructions(self) -> list[tuple[int, str]]:
         """(address, text) of every machine instruction."""
@@ -95,7 +97,7 @@ def for_device(capability: int) -> Iterator[list[Compiled]]:
         with (
             instead_of(kernels.row_kernel),
             instead_of(kernels.loss_kernel),
-            mock.patch.object(kernels, "processors", lambda x: PROCESSORS[capability]),
+            mock.patch.object(kernels, "processors", return_value=PROCESSORS[capability]),
         ):
             yield compiled
     finally:

@@ -172,7 +172,11 @@ def reference(given: Given) -> float:
     for rows in torch.arange(given.case.rows).split(256):
         part = slice(int(rows[0]), int(rows[-1]) + 1)
         with torch.no_grad():
-            logits = given.logits[part] if given.logits is not None else given.features[part].float() @ given.weight.T.float()
+            logits = (
+                given.logits[part]
+                if given.logits is not None
+                else given.features[part].float() @ given.weight.T.float()
+            )
             total += float(F.cross_entropy(logits.double(), given.labels[part], reduction="sum"))
     return total / count
 
@@ -216,7 +220,9 @@ def peak_memory(call: Callable[[], Any]) -> int:
 def roofline(case: Case, device: str) -> Callable[[], Any]:
     """A copy of as many bytes as the case moves, or the three products of the linear form."""
     if case.what != "linear":
-        source = torch.empty(case.rows * case.classes // (2 if case.what == "value" else 1), dtype=case.dtype, device=device)
+        source = torch.empty(
+            case.rows * case.classes // (2 if case.what == "value" else 1), dtype=case.dtype, device=device
+        )
         target = torch.empty_like(source)
         return lambda: target.copy_(source)
     x = torch.randn(case.rows, case.width, device=device).to(case.dtype)

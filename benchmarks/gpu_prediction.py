@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu_prediction``: what the Triton kernels should take on an H200, from what the assembler made.
+"""``python -m benchmarks.gpu_prediction``: what the Triton kernels should take on an H200, by their machine code.
 
 Bytes over the bandwidth of a copy, machine instructions over what the processors issue; registers decide how many
 programs are resident, and these whether a row is still in the second-level cache when it is read again. No device is
@@ -126,7 +126,7 @@ def line(name: str, shape: tuple[int, int], dtype: Any, prediction: Prediction) 
 
 
 def linear_form(device: Device, rows: int, width: int, classes: int) -> str:
-    """Products, and what the chunks move beside them: float32 logits written and read, 16-bit slopes written and read."""
+    """Products, and what chunks move beside them: float32 logits and 16-bit slopes, each written and read."""
     products = 3 * 2 * rows * width * classes / device.product_flops
     kernel = predict(device, 1280, classes, torch.float32, gradient=True)
     share = rows / 1280
@@ -135,8 +135,9 @@ def linear_form(device: Device, rows: int, width: int, classes: int) -> str:
     moved = rows * classes * (4 + 2 * 2) / device.copy_bytes  # logits written, slopes read by two products
     total = products + kernel_time + moved
     return (
-        f"linear form, {rows:,} x {width:,} x {classes:,} bfloat16, forward + backward: products {products * 1e3:.1f} ms,"
-        f" row kernels {kernel_time * 1e3:.1f} ms, other traffic {moved * 1e3:.1f} ms (in part hidden in the products):"
+        f"linear form, {rows:,} x {width:,} x {classes:,} bfloat16, forward + backward: "
+        f"products {products * 1e3:.1f} ms, row kernels {kernel_time * 1e3:.1f} ms, "
+        f"other traffic {moved * 1e3:.1f} ms (in part hidden in the products):"
         f" {(products + kernel_time) / products:.2f} to {total / products:.2f} times the bare products"
     )
 

@@ -17,7 +17,6 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("Triton is told to interpret its kernels", allow_module_level=True)
 
 from benchmarks import cross_compilation  # noqa: E402
-
 from crossentropy.kernels import triton as kernels  # noqa: E402
 
 LONG, SHORT, IMAGES, FEW = (8192, 128_256), (4096, 10), (8, 21, 64, 64), (4, 1_048_576)

@@ -48,9 +48,9 @@ def calls(monkeypatch):
 
 
 class NothingWaits(TorchFunctionMode):
-    """Fails where Python asks a tensor for its values, or copies numbers from the host: a device would be waited for."""
+    """Fails where Python asks a tensor for its values, or copies numbers from the host, and would wait for a device."""
 
-    forbidden = {"item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "nonzero", "unique"}
+    forbidden = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "nonzero", "unique")
 
     def __torch_function__(self, function, types, arguments=(), named=None):
         name = getattr(function, "__name__", "")
@@ -150,12 +150,12 @@ def test_the_gradient_may_take_the_place_of_the_logits(dtype, plan, calls, monke
 
 
 @pytest.mark.parametrize("rows", [1, 200])
-def test_rows_longer_than_a_step(rows, calls, monkeypatch):
+def test_rows_longer_than_a_step(rows, monkeypatch):
     """As on a device of 132 multiprocessors: few rows are split over programs, and no part is a multiple of a step."""
     monkeypatch.setattr(kernels, "processors", lambda x: 132)
     classes = 40_000 if rows == 1 else 3
     logits, labels = sample((rows, classes), torch.bfloat16, seed=rows)
-    call = kernels.Rows(logits, 1, calls and None or coefficients_of(labels))
+    call = kernels.Rows(logits, 1, coefficients_of(labels))
     assert (call.plan.splits, call.plan.rows) == ((3, 1) if rows == 1 else (1, 256))
     losses = call.losses()
     # Few distinct values: the oracle's sum has one term for each.
@@ -198,8 +198,10 @@ def test_small_losses_of_sixteen_bits_with_a_maximum_near_zero(dtype, calls):
     slack = np.array([abs(g) * tolerances.GRADIENT * float(np.finfo(np.float32).eps) for g in certain], dtype=object)
     ours = slope[:, 0].float().numpy()
     eps = float(torch.finfo(dtype).eps)
-    assert all(abs(o - float(g)) <= 0.51 * eps * abs(float(g)) + float(s) + 1e-7 * (dtype == torch.float16)
-               for o, g, s in zip(ours, certain, slack, strict=True))
+    assert all(
+        abs(o - float(g)) <= 0.51 * eps * abs(float(g)) + float(s) + 1e-7 * (dtype == torch.float16)
+        for o, g, s in zip(ours, certain, slack, strict=True)
+    )
 
 
 def test_the_gradient_from_statistics_that_were_kept():
@@ -291,7 +293,7 @@ def test_compiled_without_a_break(calls):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows_of_a_chunk", [None, 2])
 def test_the_linear_form_takes_chunks_of_rows(dtype, rows_of_a_chunk, monkeypatch):
-    """The gradient takes the logits' place, or that of 16-bit factors; what is ignored is dropped; the same bits again."""
+    """The gradient takes the logits' place, or that of 16-bit factors; ignored rows are dropped; twice the same bits."""
     launched, plain = [], kernels.Rows.losses
 
     def losses(self, upstream=None, gradient=None):

@@ -158,7 +158,7 @@ class Rows:
 
     def launch(self, upstream: Any, gradient: Any, *, is_first: bool) -> None:
         c, plan = self.coefficients, self.plan
-        target = None if gradient is None else writable(gradient, self.axis)
+        target: Any = None if gradient is None else writable(gradient, self.axis)
         outer, inner, class_stride = strides(self.x)
         if upstream is not None:
             upstream = upstream.contiguous()

@@ -1,13 +1,13 @@
 """The row kernels: statistics, loss and gradient of (rows, classes) logits, and the fusion of the first and the last.
 
 A program takes ROWS rows (few classes: many rows) and, in steps of COLUMNS, the classes from ``first`` to ``last``. The
-only variants are WORK (the dtype that is computed in), SHORT (are the logits of 16 bits?), TRANSFORM (temperature, class
-bias, soft-cap or mask), PROFILE (label smoothing), DENSE (a dense target) and IGNORE (rows that are not read); whatever
-an option's value is, it is data. The formulas are derived in ``row_loss``.
+only variants are WORK (the dtype that is computed in), SHORT (are the logits of 16 bits?), TRANSFORM (temperature,
+class bias, soft-cap or mask), PROFILE (label smoothing), DENSE (a dense target) and IGNORE (rows that are not read); an
+option's value is data. The formulas are derived in ``row_loss``.
 
-Arguments: ``x`` and ``gradient`` as (outer, classes, inner) with strides in elements, a row being outer x inner + inner;
-``mask``, ``dense`` as (rows, classes) with strides; ``indices`` (rows, entries) and their weights; ``upstream``,
-``spread_mass`` and ``valid`` one number per row, or one for all (stride 0); ``statistics``: see ``row_terms.field``.
+Arguments: ``x`` and ``gradient`` as (outer, classes, inner) with strides in entries, a row being outer x inner + inner;
+``mask`` and ``dense`` as (rows, classes) with strides; ``indices`` (rows, entries) and their weights; ``upstream``,
+``spread_mass`` and ``valid``, one number per row or one for all (stride 0); ``statistics``: see ``row_terms.load``.
 """
 
 import triton
@@ -109,9 +109,7 @@ def scan(
         inside = live[:, None] & (columns < last)
         offsets = start_of_row[:, None] + columns.to(tl.int64) * class_stride
         mask_offsets = row[:, None] * mask_row_stride + columns * mask_class_stride
-        z, _, allowed = read(
-            x, bias, mask, offsets, columns, mask_offsets, inside, rate, softcap, WORK, TRANSFORM
-        )
+        z, _, allowed = read(x, bias, mask, offsets, columns, mask_offsets, inside, rate, softcap, WORK, TRANSFORM)
         highest = tl.max(z, axis=1)
         top = tl.maximum(m, highest)
         # Rows that are all -inf so far, or undefined: relative to 0.
@@ -275,9 +273,7 @@ def write_gradient(
         inside = live[:, None] & within
         offsets = start_of_row[:, None] + columns.to(tl.int64) * class_stride
         mask_offsets = row[:, None] * mask_row_stride + columns * mask_class_stride
-        z, slope, allowed = read(
-            x, bias, mask, offsets, columns, mask_offsets, inside, rate, softcap, WORK, TRANSFORM
-        )
+        z, slope, allowed = read(x, bias, mask, offsets, columns, mask_offsets, inside, rate, softcap, WORK, TRANSFORM)
         if SHORT:
             # Off by |z - m| ulp of float32 at most, which 16 bits do not show.
             p = tl.exp2((z - base) * LOG2_E)
@@ -487,7 +483,7 @@ def loss_kernel(
     IN_PARTS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """The losses of ROWS rows from their statistics, 0 where a row is ignored: logarithms once per row, not per thread."""
+    """The losses of ROWS rows from their statistics, 0 where a row is ignored: one thread takes a row's logarithms."""
     label_smoothing, focal_gamma = tl.full((), label_smoothing, tl.float64), tl.full((), focal_gamma, tl.float64)
     z_loss, dense_scale = tl.full((), z_loss, tl.float64), tl.full((), dense_scale, tl.float64)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)

@@ -118,11 +118,11 @@ def masses(state, spread_mass, label_smoothing, dense_scale, PROFILE: tl.constex
 
 
 @triton.jit
-def focal_slope(l, gamma):
+def focal_slope(loss, gamma):
     """f'(l): ``row_loss.focal_slope``."""
-    chance = one_minus_exp(l)
-    ratio = tl.where(l > 0.0, l / tl.where(l > 0.0, chance, 1.0), 1.0)
-    decaying = tl.where(l == INFINITY, 0.0, ratio * tl.exp(-l))
+    chance = one_minus_exp(loss)
+    ratio = tl.where(loss > 0.0, loss / tl.where(loss > 0.0, chance, 1.0), 1.0)
+    decaying = tl.where(loss == INFINITY, 0.0, ratio * tl.exp(-loss))
     return power(chance, gamma) * (1.0 + gamma * decaying)
 
 
@@ -144,8 +144,8 @@ def row_loss(
     s, g = masses(state, spread_mass, label_smoothing, dense_scale, PROFILE, DENSE)
     loss = s * total - target
     if focal_gamma != 0.0:
-        l = total - target
-        loss = times(index_mass, l * power(one_minus_exp(l), focal_gamma))
+        loss = total - target
+        loss = times(index_mass, loss * power(one_minus_exp(loss), focal_gamma))
     if PROFILE:
         loss = loss + times(g, -profile)
     if DENSE:

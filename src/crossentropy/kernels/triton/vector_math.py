@@ -69,17 +69,16 @@ def log1p(x):
 
 
 @triton.jit
-def one_minus_exp(l):
-    """1 - e^-l for float64 l >= 0, relatively exact (Kahan)."""
-    u = tl.exp(-l)
-    small = u == 1.0
-    inner = (1.0 - u) * (l / tl.where(small | (u == 0.0), 1.0, -tl.log(tl.where(u == 0.0, 1.0, u))))
-    return tl.where(small, l, tl.where(u == 0.0, 1.0, inner))
+def one_minus_exp(x):
+    """1 - e^-x for float64 x >= 0: the rounding error of e^-x is a factor of its logarithm (Kahan)."""
+    u = tl.exp(-x)
+    logarithm = tl.log(tl.where((u == 1.0) | (u == 0.0), 0.5, u))
+    return tl.where(u == 1.0, x, tl.where(u == 0.0, 1.0, (1.0 - u) * (x / -logarithm)))
 
 
 @triton.jit
 def power(c, exponent):
-    """c^exponent for float64 c in [0, 1] and exponent >= 0, within a few ulp where exp(exponent log c) is off by its size.
+    """c^exponent for float64 c in [0, 1], exponent >= 0; exp(exponent log c) would be off by the size of its argument.
 
     c = 2^e f: 2^(exponent e) is exact but for its fraction, since e has few bits; f^exponent has a small logarithm.
     """
