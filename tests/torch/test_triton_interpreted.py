@@ -293,7 +293,7 @@ def test_compiled_without_a_break(calls):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows_of_a_chunk", [None, 2])
 def test_the_linear_form_takes_chunks_of_rows(dtype, rows_of_a_chunk, monkeypatch):
-    """The gradient takes the logits' place, or that of 16-bit factors; ignored rows are dropped; twice the same bits."""
+    """The gradient takes the logits' place, or that of 16-bit factors; ignored rows are dropped; twice alike."""
     launched, plain = [], kernels.Rows.losses
 
     def losses(self, upstream=None, gradient=None):
