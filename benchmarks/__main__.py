@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import cases as catalogue
+from benchmarks import linear
 from benchmarks.contenders import OTHERS, ours, ours_on_tensors
 from benchmarks.timing import bandwidth_calls, interleaved
 from crossentropy.kernels import native
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument(
         "--suite",
         action="append",
-        choices=(*catalogue.SUITES, "gpu"),
+        choices=(*catalogue.SUITES, "linear", "gpu"),
         help="only this suite (may be repeated); gpu, which needs a CUDA device, is never among the others",
     )
     parser.add_argument(
@@ -165,9 +166,17 @@ def main() -> None:
     counts = given.threads or sorted(
         {1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1}
     )
+    suites = tuple(given.suite or (*catalogue.SUITES, "linear"))
+    command = (
+        "python -m benchmarks" + "".join(f" --suite {name}" for name in given.suite or ()) + " --quick" * given.quick
+    )
+    sections = {}
+    if "linear" in suites:
+        sections["linear"] = linear_section(linear.table(given.quick), command)
     results = []
-    print(" | ".join(HEAD))
-    for case in catalogue.cases(tuple(given.suite or catalogue.SUITES), 32 if given.quick else 1):
+    if suites != ("linear",):
+        print(" | ".join(HEAD))
+    for case in catalogue.cases(suites, 32 if given.quick else 1):
         for threads in counts:
             result = measure(case, threads, 0.2 if given.quick else 2.0)
             results.append(result)
@@ -175,12 +184,42 @@ def main() -> None:
                 print(" | ".join(line), flush=True)
     if given.json:
         pathlib.Path(given.json).write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
+    if results:
+        sections["losses"] = markdown(results, command + " --write")
     if given.write:
-        command = "python -m benchmarks --write" + " --quick" * given.quick
-        (FOLDER / "RESULTS.md").write_text(markdown(results, command))
+        for name, text in sections.items():
+            keep(FOLDER / "RESULTS.md", name, text)
+    if given.write and results:
         from benchmarks.figure import roofline
 
         roofline(results, FOLDER.parent / "docs" / "roofline.svg")
+
+
+def linear_section(table: list[str], command: str) -> str:
+    lines = [
+        "# The loss of a linear classifier",
+        "",
+        f"Written by `{command} --write`. Medians of forward + backward to features and weight, taken in turns; beside",
+        "them the three matrix products alone, in float32, into memory that is there. Memory: the most that a process",
+        "takes beyond inputs and gradients, by the system's own high-water mark.",
+        "",
+        *(f"- {key}: {value}" for key, value in machine().items()),
+        "",
+        *table,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def keep(path: pathlib.Path, name: str, text: str) -> None:
+    """Put ``text`` in the place of the section of this name, or at the end; the rest of the file stays."""
+    start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
+    section = f"{start}\n{text}{end}\n"
+    old = path.read_text() if path.exists() else ""
+    if start in old and end in old:
+        before, rest = old.split(start, 1)
+        path.write_text(before + section + rest.split(end, 1)[1].removeprefix("\n"))
+    else:
+        path.write_text(old + ("\n" if old else "") + section)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """The linear loss of tensors: derivatives of every kind, what a training loop does with them, what traces."""
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ import crossentropy as xe  # noqa: E402
 from crossentropy import linear_chunks  # noqa: E402
 from crossentropy.libraries.torch import compute, linear_rows  # noqa: E402
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "train_language_model.py"
 F = torch.nn.functional
 DOUBLE = torch.float64
 pytestmark = [
@@ -276,3 +281,17 @@ def test_operators_are_registered_as_torch_wants_them(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.library.opcheck(operator, (*arrays, upstream, *vectors, *coefficients, None, True, None, True, True))
+
+
+def test_the_example_learns_the_same_model_in_less_memory():
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = {line[:22].strip(): line[22:].split() for line in done.stdout.splitlines()}
+    for name in ("loss, nats per token", "perplexity", "bits per byte"):
+        all_logits, in_chunks = map(float, lines[name])
+        assert in_chunks == pytest.approx(all_logits, rel=1e-3), name
+        assert 0 < in_chunks < 1_000, name
+    if Path("/proc/self/clear_refs").exists():
+        all_logits, in_chunks = map(float, lines["memory, MB"])
+        assert in_chunks < all_logits / 2
