@@ -35,7 +35,7 @@ def loss(form: Form, x: Any, upstream: Any, rest: Any, gradient: Any = None) -> 
         found = core.losses(form, x, axis, form.as_arrays(flat), factor, gradient, num_threads, total)
         if found is not None:
             return core.as_result(quiet_value_of(*found, factor, total), dtype)
-    c, upstream = form.as_tensors(flat), torch.as_tensor(upstream, dtype=WORK, device=x.device)
+    c, upstream = form.as_tensors(flat), Namespace(x.device).asarray(upstream, dtype=WORK)
     kernels = device_kernels(form, x, axis, c)
     if kernels is None:
         losses = blockwise(form, x, axis, c, upstream, gradient)
@@ -46,7 +46,8 @@ def loss(form: Form, x: Any, upstream: Any, rest: Any, gradient: Any = None) -> 
 
 def device_kernels(form: Form, x: Any, axis: int | None, c: Any) -> Any:
     """The Triton kernels, where they compute this; None where plain tensor code does."""
-    if form is not ROWS or not (x.is_cuda or IS_DEVICE_EMULATED) or native.forced() == "generic":
+    is_device = (x.is_cuda and torch.version.hip is None) or IS_DEVICE_EMULATED  # AMD's devices are called cuda too
+    if form is not ROWS or not is_device or native.forced() == "generic":
         return None
     kernels = triton_kernels()
     return None if kernels is None or kernels.refusal(x, axis, c) else kernels
@@ -67,7 +68,7 @@ def triton_kernels() -> Any:
 def hessian_vector(form: Form, x: Any, upstream: Any, vector: Any, rest: Any) -> Any:
     """upstream_i H_i v_i, of the shape of x."""
     *flat, axis, _, _ = rest
-    c, upstream = form.as_tensors(flat), torch.as_tensor(upstream, dtype=WORK, device=x.device)
+    c, upstream = form.as_tensors(flat), Namespace(x.device).asarray(upstream, dtype=WORK)
     xp, rows, vector_rows = Namespace(x.device), form.as_rows(x, axis), form.as_rows(vector, axis)
     result = torch.empty_like(x)
     product = writable_rows(form, result, axis)

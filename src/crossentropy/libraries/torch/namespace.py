@@ -54,7 +54,7 @@ class Namespace:
         self.device = device
 
     def asarray(self, value: Any, dtype: Any = None) -> Any:
-        if isinstance(value, (bool, int, float)):
+        if type(value) in DTYPES:
             # Filled in on the device: a copy from the host's memory would wait, and break the capture of a graph.
             return torch.full((), value, dtype=torch_dtype(dtype), device=self.device)
         return torch.as_tensor(value, dtype=torch_dtype(dtype), device=self.device)
