@@ -162,9 +162,9 @@ template <class T, int N> INLINE Lanes<T, N> shift_left(Lanes<T, N> a, int count
     return a;
 }
 // Zeros come in from the left.
-template <int N> INLINE Lanes<std::int64_t, N> shift_right(Lanes<std::int64_t, N> a, int count) {
-    using Register = typename Lanes<std::int64_t, N>::Register;
-    typedef std::uint64_t Unsigned __attribute__((vector_size(sizeof(Register))));
+template <class T, int N> INLINE Lanes<T, N> shift_right(Lanes<T, N> a, int count) {
+    using Register = typename Lanes<T, N>::Register;
+    typedef std::make_unsigned_t<T> Unsigned __attribute__((vector_size(sizeof(Register))));
     UNROLL for (int i = 0; i < a.registers; ++i) a.part[i] = (Register)((Unsigned)a.part[i] >> count);
     return a;
 }

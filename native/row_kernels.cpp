@@ -1,6 +1,6 @@
 // Statistics, loss and gradient of groups of rows: which elements go through the loops of tile.hpp, and when. What happens once per
 // row is in group.hpp. Compiled once per instruction set.
-#include "transfer.hpp"
+#include "few_classes.hpp"
 
 namespace INSTRUCTION_SET {
 namespace {
@@ -489,6 +489,10 @@ Plan plan(const Problem& p) {
 }
 
 void whole(const Problem& p, std::int64_t first, std::int64_t end, void* workspace, void* group_memory) {
+    if (FewClasses::takes(p)) {
+        for (std::int64_t group = first; group < end; ++group) FewClasses(p, group, workspace, group_memory).compute();
+        return finish_streams();
+    }
     dispatch(p, [&]<class T, bool Along>() {
         for (std::int64_t group = first; group < end; ++group) {
             Kernel<T, Along> kernel(p, group, workspace, group_memory);

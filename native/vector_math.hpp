@@ -1,9 +1,6 @@
 // exp, log1p, tanh and friends for Lanes, by polynomials of our own; branch-free, the same bits on every instruction set.
 //
-// Largest errors found by tests/native/test_vector_math.py against mpmath, in units of the last place of the result:
-//   exp_relative<float>  1.0     exp_relative<double>  1.0
-//   log1p              1.0     log                 1.0      expm1  1.6     tanh  2.5
-// The coefficients are those of least maximum error, from benchmarks/lab/coefficients.py.
+// Errors are a unit of the last place or two each; what they add up to is held to the bounds of tests/tolerances.py. The coefficients are those of least maximum error, from benchmarks/lab/coefficients.py.
 #pragma once
 
 #include <cmath>
@@ -90,6 +87,18 @@ template <class T, int N, bool Scaled = false> struct Origin {
         power = (top * log2e() + E::round) - E::round;
         magic = (E::round + offset) - power;
         floor = (power - offset) * ln2();
+    }
+    // The same in T: what one rounding of it loses goes to `lost`.
+    INLINE Lanes<T, N> own_scale(Lanes<T, N>& lost) const {
+        using E = Exp<T>;
+        constexpr T unit = sizeof(T) == 4 ? T(0x1p-40) : T(0x1p-200);
+        Lanes<T, N> r = power * E::ln2_high;
+        if constexpr (Scaled) r = fma(top, Lanes<T, N>(-by.low), fma(top, Lanes<T, N>(-by.high), r));
+        else r = r - top;
+        r = fma(power, Lanes<T, N>(E::ln2_low), r);
+        Lanes<T, N> tail = fma(exp_tail(r), r * r, r), scale = tail + T(1);
+        lost = (tail - (scale - T(1))) * unit;
+        return scale * unit;
     }
     INLINE T log2e() const {
         if constexpr (Scaled) return by.log2e;
@@ -212,6 +221,26 @@ template <int N> INLINE Lanes<double, N> log(Lanes<double, N> x) {
     result = select(x < infinity, result, x);
     result = select(x == 0.0, Real(-infinity), result);
     return select(x < 0.0, Real(infinity - infinity), result);
+}
+
+// The same in float for 0 <= x < 2^64: f is x itself where 1 + x needs no power of two, so that no digit of a small x is lost.
+template <int N> INLINE Lanes<float, N> log1p(Lanes<float, N> x) {
+    using Real = Lanes<float, N>;
+    using Integer = typename Real::Integer;
+    constexpr std::int32_t sqrt_half = 0x3f3504f3, one = 0x3f800000, fraction = (1 << 23) - 1;
+    Real u = x + 1.0f;
+    Integer shifted = as_integer(u) + (one - sqrt_half), exponent = shift_right(shifted, 23);
+    Integer is_near = exponent == Integer(127);
+    Real k = convert<float>(exponent) - 127.0f, f = as_real<float, N>((shifted & Integer(fraction)) + sqrt_half) - 1.0f;
+    Real lost = select(x < 1.0f, x - (u - 1.0f), 1.0f - (u - x)) * as_real<float, N>(shift_left(Integer(254) - exponent, 23));
+    f = select(is_near, x, f);
+    // log(1 + f + lost) - log(1 + f), lost / (1 + f), is less than 2 units of the last place: three terms of 1 / (1 + f) do.
+    Real extra = select(is_near, Real(0.0f), lost * fma(f, f - 1.0f, Real(1.0f)));
+    Real s = f / (f + 2.0f), z = s * s, half_square = f * f * 0.5f;
+    constexpr float c[] = {0x1.555556p-1f, 0x1.9998cep-2f, 0x1.24ca56p-2f, 0x1.bc6ab6p-3f};
+    Real R = c[3];
+    UNROLL for (int i = 2; i >= 0; --i) R = fma(R, z, Real(c[i]));
+    return (fma(s, fma(R, z, half_square), fma(k, Real(Exp<float>::ln2_low), extra)) - half_square) + f + k * Exp<float>::ln2_high;
 }
 
 // log(1 + x) for x >= 0; NaN for NaN.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple
 
 import crossentropy.libraries  # noqa: F401  (library_of loads its members)
 from crossentropy.arrays import library_of
 from crossentropy.losses import RowSummary, cross_entropy, row_statistics
 from crossentropy.options import LinearOptions, make_options, takes_options_of
+
+# The options of row_statistics that the linear form has too.
+STATISTICS_OPTIONS = list(inspect.signature(row_statistics).parameters)[3:]  # after logits, target and axis
 
 
 class LinearGradients(NamedTuple):
@@ -165,9 +169,9 @@ def linear_row_statistics(
     >>> summary.target_log_prob
     array([-0.31326169, -3.04858735])
     """
-    unknown = options.keys() - row_statistics.__kwdefaults__.keys()
+    unknown = options.keys() - STATISTICS_OPTIONS
     if unknown:
-        names = ", ".join(name for name in row_statistics.__kwdefaults__ if name != "axis")
+        names = ", ".join(STATISTICS_OPTIONS)
         raise TypeError(f"unknown option {min(unknown)!r}; the options are {names}, memory_budget")
     options = {"memory_budget": memory_budget, **options}
     return RowSummary(

@@ -147,8 +147,6 @@ class LinearRows:
             coefficients = with_bias(coefficients, self.coefficient(bias))
         elif bias is not None:
             self.added = self.wide(bias)
-        if counted is not None:  # what is left counts
-            coefficients = dataclasses.replace(coefficients, ignored_label=None)
         self.count = layout.count if counted is None else counted.shape[0]
         width, entry = features.shape[1], self.entry_bytes()
         # Features and their gradient are copied where rows are picked or widened; so are what else has rows x classes.
@@ -162,7 +160,7 @@ class LinearRows:
         fixed = self.scratch
         self.block = layout.classes
         if weight.dtype != self.work:
-            self.block = max(1, min(layout.classes, budget // 8 // (width * entry)))
+            self.block = max(1, min(layout.classes, budget // 8 // max(1, width * entry)))
             fixed += self.block * width * entry
         self.chunk = chunk_within(budget, self.count, layout.classes, entry, per_row, fixed)
         if not self.holds_whole_rows:

@@ -28,7 +28,7 @@ from crossentropy.linear_chunks import (
     linear_layout,
     within,
 )
-from crossentropy.options import LinearOptions
+from crossentropy.options import LinearOptions, LossOptions
 from crossentropy.row_coefficients import RowCoefficients, explicit
 from crossentropy.row_loss import RowStatistics, row_loss
 
@@ -50,11 +50,12 @@ class Head(LinearRows):
         c: RowCoefficients,
         layout: Layout,
         counted: Any,
-        options: LinearOptions,
+        options: LossOptions,
+        budget: int | None,
         work: np.dtype,
     ) -> None:
         self.options, self.work = options, work
-        budget = MEMORY_BUDGET if options.memory_budget is None else options.memory_budget
+        budget = MEMORY_BUDGET if budget is None else budget
         self.scratch = min(SCRATCH, budget // 8)
         super().__init__(features, weight, bias, c, layout, counted, budget)
         self.sum = np.empty(self.scratch // self.work.itemsize, self.work)
@@ -76,9 +77,10 @@ class Head(LinearRows):
             np.matmul(a, b, out=out)
             return
         columns = b.shape[1]
-        for block in within(len(a), max(1, self.sum.size // columns)):
-            size = (block.stop - block.start) * columns
-            part = (self.sum[:size] if size <= self.sum.size else np.empty(size, self.work)).reshape(-1, columns)
+        for block in within(len(a), max(1, self.sum.size // max(1, columns))):
+            rows = block.stop - block.start
+            part = self.sum[: rows * columns] if rows * columns <= self.sum.size else np.empty(columns, self.work)
+            part = part.reshape(rows, columns)
             np.matmul(a[block], b, out=part)
             out[block] += part
 
@@ -129,6 +131,7 @@ class Problem:
             self.layout,
             None if valid is None or valid.all() else np.flatnonzero(valid),
             self.rows.options,
+            vars(self.rows.options).get("memory_budget"),
             self.work,
         )
 

@@ -38,7 +38,8 @@ class LinearProblem:
             features, weight = features.to(dtype), weight.to(dtype)
         self.features, self.weight, self.bias, self.options = features, weight, bias, options
         self.given = [array for array in (features, weight, bias) if array is not None]
-        layout = linear_layout(*(None if x is None else tuple(x.shape) for x in (features, weight, bias)))
+        bias_shape = None if bias is None else tuple(bias.shape)
+        layout = linear_layout(tuple(features.shape), tuple(weight.shape), bias_shape)
         self.work = linear_rows.product_dtype(features, weight)
         stand_in = torch.full((), STAND_IN[options.inputs], dtype=self.work, device=features.device)
         stand_in = stand_in.expand(layout.shape)
@@ -96,8 +97,8 @@ class LinearProblem:
                     is_free = is_free and not any(shares_memory(part, x) for x in [*self.given, *self.rows.sources()])
                     target = part.detach() if is_free else torch.empty(part.shape, dtype=self.work, device=part.device)
                     setattr(made, name, target.view(-1, target.shape[-1]))
-            arguments = self.arguments(True, True)
-            value = linear_rows.loss(*arguments[:4], arguments[4:], made)
+            features, weight, bias, upstream, *rest = self.arguments(True, True)
+            value = linear_rows.loss(features, weight, bias, upstream, rest, made)
             sums = linear_rows.as_outputs(made, self.features, self.weight)
             results = []
             for part, formed, given in zip(out, sums, self.given, strict=False):

@@ -196,7 +196,7 @@ def vmap_of(name: str) -> Callable[..., Any]:
 
 
 def register_function(name: str) -> Any:
-    members = {
+    members: dict[str, Any] = {
         "forward": FORWARDS[name],
         "setup_context": setup_context,
         "backward": BACKWARDS[name],
