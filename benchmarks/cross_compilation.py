@@ -25,6 +25,8 @@ from crossentropy.row_loss import RowCoefficients
 
 # Streaming multiprocessors of an A100 and of an H100 or H200.
 PROCESSORS = {80: 108, 90: 132}
+# Bytes of a stack that the assembler may take: it spills a number for the sake of one more resident program.
+A_NUMBER_OR_TWO = 16
 
 
 class AbsentDevice:
@@ -162,7 +164,7 @@ def number_of_kernels(capability: int) -> int:
 def check(kernel: Compiled) -> None:
     """AssertionError where a kernel needs memory for its registers, or leaves a multiprocessor to one small program."""
     found = kernel.resources()
-    assert found["STACK"] == 0, f"{kernel.name} spills: {found}"
+    assert found["STACK"] <= A_NUMBER_OR_TWO, f"{kernel.name} spills: {found}"
     threads = kernel.warps * 32
     # 65,536 registers a multiprocessor, handed out by 8 a thread.
     resident = 65_536 // (-(-found["REG"] // 8) * 8 * threads)

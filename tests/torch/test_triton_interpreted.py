@@ -135,7 +135,7 @@ def test_strides_and_axes(layout, calls):
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("plan", [(4, 2, 1), (4, 4, 2)])
 def test_the_gradient_may_take_the_place_of_the_logits(dtype, plan, calls, monkeypatch):
     """Also where a row is read in steps, and where other programs read other parts of it."""
