@@ -186,11 +186,13 @@ def coefficients_of(labels):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_small_losses_of_sixteen_bits_with_a_maximum_near_zero(dtype, calls):
+def test_small_losses_of_sixteen_bits_whose_differences_round(dtype, calls):
     """z - max z is inexact in float32 where one of the two is 2^15 times the other, whichever it is."""
-    near = [1e-5, -1e-5, 3e-4, 0.0, 0.0038, 20.0, 31.5]
-    logits = torch.tensor([[top, top - 9.97, top - 12.3, -1e-4 if top > 1 else -14.01] for top in near], dtype=dtype)
-    labels = torch.zeros(len(near), dtype=torch.int64)
+    near = [[top, top - 9.97, top - 12.3, -14.01] for top in (1e-5, -1e-5, 3e-4, 0.0, 0.0038)]
+    # Nearly half an ulp of the difference.
+    far = [[top, tiny, tiny, tiny] for top in (20.0, 31.5, 17.0) for tiny in (9e-7, -9e-7, 4.7e-7)]
+    logits = torch.tensor(near + far, dtype=dtype)
+    labels = torch.zeros(len(logits), dtype=torch.int64)
     losses, gradient = exact(logits, labels)
     value, slope = xe.cross_entropy_value_and_grad(logits, labels, reduction="none")
     assert_within(value.numpy(), losses, tolerances.ROW_LOSS)
