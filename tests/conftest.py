@@ -237,9 +237,9 @@ class Triton(PyTorch):
     plan: tuple[int, int, int] | None = None
     # Of the tests of the softmax loss every so manieth, by their name; others are not run.
     sample: ClassVar[dict[str, int]] = {
-        "test_each_option_alone": 40,
+        "test_each_option_alone": 64,
         "test_each_option_with_each_other": 256,
-        "test_defined_results": 64,
+        "test_defined_results": 96,
         "test_as_many_options_as_go_together": 32,
         "test_ordinary_rows": 40,
         "test_large_offsets": 32,

@@ -30,8 +30,8 @@ def run(*arguments, **environment):
 @pytest.mark.parametrize(
     ("files", "at_least"),
     [
-        (["test_options.py", "test_exactness.py"], 55),
-        (["test_defined_results.py", "torch/test_triton_interpreted.py"], 65),
+        (["test_options.py", "test_exactness.py"], 45),
+        (["test_defined_results.py", "torch/test_triton_interpreted.py"], 60),
     ],
     ids=["options and bounds", "defined results and launches"],
 )
