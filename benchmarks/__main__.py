@@ -150,7 +150,10 @@ def markdown(results: list[dict[str, Any]], command: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--suite", action="append", choices=(*catalogue.SUITES, "linear"), help="only this suite (may be repeated)"
+        "--suite",
+        action="append",
+        choices=(*catalogue.SUITES, "linear", "gpu"),
+        help="only this suite (may be repeated); gpu, which needs a CUDA device, is never among the others",
     )
     parser.add_argument(
         "--quick", action="store_true", help="a thirty-second of the rows, a fifth of a second per case"
@@ -160,6 +163,13 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md and the roofline figure")
     parser.add_argument("--threads", type=int, action="append", help="thread counts (default: 1 and all)")
     given = parser.parse_args()
+    if given.suite == ["gpu"]:
+        from benchmarks import gpu
+
+        gpu.main()
+        return
+    if "gpu" in (given.suite or []):
+        parser.error("--suite gpu stands alone")
     counts = given.threads or sorted(
         {1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1}
     )

@@ -2,9 +2,10 @@
 
 import importlib.util
 import os
+import shutil
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import hypothesis
 import numpy as np
@@ -248,6 +249,97 @@ class PyTorchAutograd(PyTorch):
         return torch.autograd.grad(gradient, logits, arguments[2])[0]
 
 
+class Triton(PyTorch):
+    """The Triton kernels under their interpreter, which takes tensors of the CPU for those of a device.
+
+    It spends a tenth of a second on a call. In a process of its own: test_triton.py starts it.
+    """
+
+    name = "triton"
+    # Values on a device are not waited for.
+    can_raise = False
+    # 2^x and float32 -> 16 bits may take numbers below the smallest normal float32 for 0.
+    flushed = float(np.finfo(np.float32).smallest_normal)
+    # How rows and classes are spread: rows and classes of one step, parts of the classes; None: as on a device.
+    plan: tuple[int, int, int] | None = None
+    # Of the tests of the softmax loss every so manieth, by their name; others are not run.
+    sample: ClassVar[dict[str, int]] = {
+        "test_each_option_alone": 64,
+        "test_each_option_with_each_other": 256,
+        "test_defined_results": 96,
+        "test_as_many_options_as_go_together": 32,
+        "test_ordinary_rows": 40,
+        "test_large_offsets": 32,
+        "test_sixteen_bit_rows": 8,
+        "test_neighbours": 8,
+        "test_ties": 3,
+        "test_tiny_losses": 3,
+        "test_large_losses": 3,
+        "test_sixteen_bit_extremes": 3,
+        "test_classes_that_cannot_occur": 3,
+        "test_the_widest_range": 3,
+        "test_the_slope_of_a_soft_cap_does_not_cancel": 4,
+    }
+
+    def takes(self, item: pytest.Item) -> bool:
+        given = {key: value for key, value in parameters_of(item).items() if key != "library"}
+        one_in = self.sample.get(item.originalname, self.sample.get(item.path.stem))
+        if given.get("function") == "binary_cross_entropy" or "sigmoid" in item.name:
+            return False
+        return bool(one_in) and self.is_promised(item) and is_sampled(item, one_in)
+
+    def is_promised(self, item: pytest.Item) -> bool:
+        """A device adds up ignored rows too, as zeros: in float64 the sum has not the bits of the sum without them."""
+        leaks = item.originalname == "test_an_ignored_row_leaks_nothing"
+        return not (leaks and parameters_of(item)["dtype"] == np.float64)
+
+    def working_eps(self, dtype: np.dtype) -> float:
+        return float(np.finfo(np.float64 if dtype == np.float64 else np.float32).eps)
+
+    def apply(self, function: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        from crossentropy.kernels import triton
+
+        with pytest.MonkeyPatch.context() as patch:
+            if self.plan is not None:
+                plan = triton.Plan(*self.plan, warps=1)
+                patch.setattr(triton, "plan_of", lambda *sizes: plan)
+            return super().apply(function, arguments, options)
+
+
+class CUDA(Triton):
+    """The Triton kernels on a device."""
+
+    name = "cuda"
+
+    def takes(self, item: pytest.Item) -> bool:
+        is_soft = parameters_of(item).get("function") != "binary_cross_entropy"
+        is_known = item.originalname in self.sample or item.path.stem == "test_defined_results"
+        return is_soft and is_known and self.is_promised(item)
+
+    def array(self, values: Any) -> Any:
+        import torch
+
+        array = super().array(values)
+        return array.cuda() if isinstance(array, torch.Tensor) else array
+
+    def numpy(self, result: Any) -> Any:
+        import torch
+
+        return super().numpy(result.cpu() if isinstance(result, torch.Tensor) else result)
+
+
+class TritonInSteps(Triton):
+    """Rows longer than a step of their program, and classes that no number of steps divides."""
+
+    name, plan = "triton-steps", (8, 2, 1)
+
+
+class TritonInParts(Triton):
+    """The classes of a row spread over programs, whose statistics merge."""
+
+    name, plan = "triton-parts", (8, 4, 2)
+
+
 # One entry each: they meet every test that asks for `library`.
 LIBRARIES: list[NumPy] = [NumPy()]
 if importlib.util.find_spec("torch"):
@@ -256,6 +348,12 @@ if importlib.util.find_spec("jax"):
     # jaxlib 0.10.2 takes some reductions on the CPU for another: without this its jit gives wrong sums.
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_experimental_ynn_fusion_type="
     LIBRARIES += [JAX(), CompiledJAX()]
+if shutil.which("nvidia-smi") and importlib.util.find_spec("torch") and importlib.util.find_spec("triton"):
+    import torch
+
+    LIBRARIES += [CUDA()] if torch.cuda.is_available() else []
+if os.environ.get("CROSSENTROPY_KERNEL") == "triton":
+    LIBRARIES = [Triton(), TritonInSteps(), TritonInParts()]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -153,9 +153,12 @@ def check_non_negative(xp: Any, name: str, array: Any, position: Callable[[int],
         raise ValueError(f"{name}{where} = {value} must be finite and not negative")
 
 
-def known_any(xp: Any, mask: Any) -> bool:
-    """Is an entry True, as far as the values can be read? For checks, which a traced array passes."""
-    return values_known(mask) and bool(xp.any(mask))
+def known_any(xp: Any, mask: Any, *, wait: bool = False) -> bool:
+    """Is an entry True, as far as the values can be read? For checks, which a traced array passes.
+
+    ``wait``: for values on a device too.
+    """
+    return (values_known(mask) or (wait and library_of(mask).values_readable(mask))) and bool(xp.any(mask))
 
 
 def possible_any(xp: Any, mask: Any) -> bool:
@@ -168,10 +171,12 @@ def values_known(array: Any) -> bool:
     return library_of(array).values_known(array)
 
 
-def check_indices(xp: Any, name: str, indices: Any, layout: Layout, hint_if_negative: str = "") -> None:
+def check_indices(
+    xp: Any, name: str, indices: Any, layout: Layout, hint_if_negative: str = "", *, wait: bool = False
+) -> None:
     """IndexError with position, value and range for the first index, (rows,) or (rows, K), that is no class."""
     bad = (indices < 0) | (indices >= layout.classes)
-    if not known_any(xp, bad):
+    if not known_any(xp, bad, wait=wait):
         return
     first = int(xp.argmax(xp.reshape(bad, (-1,))))
     value = int(xp.reshape(indices, (-1,))[first])

@@ -217,6 +217,10 @@ class LinearRows:
         """
         raise NotImplementedError
 
+    def slopes(self, logits: Any) -> Any:
+        """Where the gradient to these logits goes: in their place."""
+        return logits
+
     def finished(self, losses: Any, upstream: Any) -> Any:
         """Losses of the plain form as ``kernel`` returns them."""
         return losses
@@ -276,9 +280,10 @@ class LinearRows:
                 losses = self.losses_of_blocks(c, features, share, buffer, into)
             else:
                 logits = self.logits(features, buffer)
-                losses = self.kernel(logits, c, rows, share, None if into is None else logits)
+                slopes = None if into is None else self.slopes(logits)
+                losses = self.kernel(logits, c, rows, share, slopes)
                 if into is not None:
-                    into.add(logits, every)
+                    into.add(slopes, every)
             if into is not None:
                 into.store()
             yield rows, losses

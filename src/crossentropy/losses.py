@@ -29,6 +29,7 @@ def cross_entropy(
     normalizer: Any = "weight",
     unit: str = "nats",
     num_threads: int | None = None,
+    check_labels: bool = False,
 ) -> Any:
     """Softmax cross-entropy between logits and a target.
 
@@ -79,6 +80,10 @@ def cross_entropy(
     unit : {"nats", "bits"}
     num_threads : int, optional
         At most this many threads; None = every core. The result has the same bits for any number.
+    check_labels : bool
+        Wait for labels on a device, and raise if one is no class. Without it they are not waited for, and value and
+        gradient of such a row are NaN. Labels in the CPU's memory are always checked, those under a tracer or vmap
+        never.
 
     Returns
     -------
@@ -122,6 +127,7 @@ def cross_entropy(
         normalizer,
         unit,
         num_threads,
+        check_labels,
     )
     return library_of(logits, target).cross_entropy(logits, target, options)
 

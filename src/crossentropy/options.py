@@ -83,6 +83,12 @@ def thread_count(name: str, value: Any) -> int:
     return count
 
 
+def boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
 def array(name: str, value: Any) -> Any:
     """Checked where the shapes meet; here only what can never be an array of numbers."""
     if isinstance(value, (str, bytes, dict)):
@@ -179,6 +185,7 @@ class LossOptions(SharedOptions):
     softcap: float | None = option(None, optional(number(lambda v: 0 < v < math.inf, "a positive number or None")))
     temperature: Any = option(1.0, positive_scalar)
     class_bias: Any = option(None, optional(array))
+    check_labels: bool = option(False, boolean)
 
     def check_together(self) -> None:
         super().check_together()

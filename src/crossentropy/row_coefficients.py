@@ -130,7 +130,7 @@ def label_target(
     no_class = (labels < 0) | (labels >= layout.classes)
     if possible_any(xp, no_class) or (ignore is not None and 0 <= ignore < layout.classes):
         labels, valid = without_ignored(xp, labels, ignore, valid)
-        check_indices(xp, "target", labels, layout, IGNORE_HINT)
+        check_indices(xp, "target", labels, layout, IGNORE_HINT, wait=options.check_labels)
     return explicit_labels(xp, labels, 1.0 - options.label_smoothing, class_weight, valid, work_dtype)
 
 
@@ -185,7 +185,7 @@ def sparse_target(
     if valid is not None:
         unread = unread | ~valid[:, None]
     indices, values = xp.where(unread, xp.zeros_like(indices), indices), xp.where(unread, 0.0, values)
-    check_indices(xp, "target indices", indices, layout, IGNORE_HINT)
+    check_indices(xp, "target indices", indices, layout, IGNORE_HINT, wait=options.check_labels)
     indices = xp.astype(indices, xp.int64)
     check_non_negative(xp, "target values", values, lambda first: layout.position(*divmod(first, values.shape[-1])))
     weight = values if class_weight is None else values * weight_of(xp, class_weight, indices)

@@ -2,6 +2,7 @@
 
 Same inputs and results as ``generic``, which serves what the core cannot take. The environment variable
 ``CROSSENTROPY_KERNEL`` forces ``generic``, or one of ``instruction_sets()``; ``kernel_name()`` says which one runs.
+Under Triton's interpreter it may be ``triton``, which concerns tensors alone.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def forced() -> str:
     """What the environment asks for: "generic", an instruction set, or "" for the best."""
     # os.environ encodes and decodes at every question, which takes longer than a small loss.
     name = os.environ.get("CROSSENTROPY_KERNEL", "") if _native is None else _native.environment("CROSSENTROPY_KERNEL")
+    if name == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+        return ""
     if name and name != "generic" and name not in instruction_sets():
         raise ValueError(f"CROSSENTROPY_KERNEL={name!r}: expected one of {', '.join(['generic', *instruction_sets()])}")
     return name

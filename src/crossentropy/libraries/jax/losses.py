@@ -54,11 +54,16 @@ for _type in (RowCoefficients, BinaryCoefficients):
 
 
 def values_known(array: Any) -> bool:
+    return values_readable(array) and not (
+        isinstance(array, jax.Array) and any(device.platform != "cpu" for device in array.devices())
+    )
+
+
+def values_readable(array: Any) -> bool:
+    """Can Python read the values at all, if only by waiting for a device?"""
     if isinstance(array, jax.core.Tracer):
         return False
-    if isinstance(array, jax.Array):
-        return array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices())
-    return True
+    return not isinstance(array, jax.Array) or array.is_fully_addressable
 
 
 def as_array(name: str, value: Any) -> jax.Array:

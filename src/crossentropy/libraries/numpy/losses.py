@@ -55,6 +55,9 @@ def values_known(array: Any) -> bool:
     return True
 
 
+values_readable = values_known
+
+
 def as_array(name: str, value: Any) -> np.ndarray:
     """A NumPy array of native byte order, or TypeError."""
     if type(value) is np.ndarray and value.dtype in NUMBERS and value.dtype.isnative:

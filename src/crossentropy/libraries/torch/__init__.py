@@ -17,7 +17,7 @@ from crossentropy.libraries.torch.linear import (
 )
 from crossentropy.libraries.torch.namespace import Namespace
 from crossentropy.libraries.torch.problem import Problem, element_problem, row_problem
-from crossentropy.libraries.torch.tensors import differentiable, values_known
+from crossentropy.libraries.torch.tensors import differentiable, values_known, values_readable
 from crossentropy.options import BinaryOptions, LossOptions
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "result_dtype",
     "row_summary",
     "values_known",
+    "values_readable",
 ]
 
 namespace = Namespace

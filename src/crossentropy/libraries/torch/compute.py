@@ -1,22 +1,24 @@
-"""Losses, gradients and Hessian-vector products of tensors with values: by the C++ core, or by plain tensor code.
+"""Losses, gradients and Hessian-vector products of tensors with values: by kernels, or by plain tensor code.
 
-The plain code works in blocks of rows, and serves other devices, whatever the core leaves to it, and installations
-without the core. A kernel for a device would take over beside the core.
+The C++ core takes tensors of the CPU, the Triton kernels rows on a CUDA device. The plain code works in blocks of rows,
+and serves other devices, whatever the kernels leave to it, and installations without them.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from crossentropy.kernels import generic
+from crossentropy.kernels import generic, native
 from crossentropy.libraries.torch import core
 from crossentropy.libraries.torch.conversion import WORK, result_dtype
 from crossentropy.libraries.torch.forms import ROWS, Form, view
 from crossentropy.libraries.torch.namespace import Namespace
+from crossentropy.libraries.torch.tensors import IS_DEVICE_EMULATED, on_host
 from crossentropy.reduction import of_valid
 from crossentropy.row_loss import row_loss, times
 
@@ -28,20 +30,45 @@ def loss(form: Form, x: Any, upstream: Any, rest: Any, gradient: Any = None) -> 
     """upstream_i loss_i, or their sum, in the result's dtype; the gradient is written where one is given."""
     *flat, axis, num_threads, total = rest
     dtype = result_dtype(x)
-    if x.is_cpu:
+    if on_host(x):
         factor = view(upstream)
         found = core.losses(form, x, axis, form.as_arrays(flat), factor, gradient, num_threads, total)
         if found is not None:
             return core.as_result(quiet_value_of(*found, factor, total), dtype)
-    c, upstream = form.as_tensors(flat), torch.as_tensor(upstream, dtype=WORK, device=x.device)
-    losses = blockwise(form, x, axis, c, upstream, gradient)
+    c, upstream = form.as_tensors(flat), Namespace(x.device).asarray(upstream, dtype=WORK)
+    kernels = device_kernels(form, x, axis, c)
+    if kernels is None:
+        losses = blockwise(form, x, axis, c, upstream, gradient)
+    else:
+        losses = kernels.Rows(x, axis, c).losses(upstream, gradient)
     return value_of(Namespace(x.device), losses, c.valid, upstream, total).to(dtype)
+
+
+def device_kernels(form: Form, x: Any, axis: int | None, c: Any) -> Any:
+    """The Triton kernels, where they compute this; None where plain tensor code does."""
+    is_device = (x.is_cuda and torch.version.hip is None) or IS_DEVICE_EMULATED  # AMD's devices are called cuda too
+    if form is not ROWS or not is_device or native.forced() == "generic":
+        return None
+    kernels = triton_kernels()
+    return None if kernels is None or kernels.refusal(x, axis, c) else kernels
+
+
+@functools.cache
+def triton_kernels() -> Any:
+    """Loaded by the first tensor on a device; None in an installation without Triton."""
+    try:
+        from crossentropy.kernels import triton
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        return None
+    return triton
 
 
 def hessian_vector(form: Form, x: Any, upstream: Any, vector: Any, rest: Any) -> Any:
     """upstream_i H_i v_i, of the shape of x."""
     *flat, axis, _, _ = rest
-    c, upstream = form.as_tensors(flat), torch.as_tensor(upstream, dtype=WORK, device=x.device)
+    c, upstream = form.as_tensors(flat), Namespace(x.device).asarray(upstream, dtype=WORK)
     xp, rows, vector_rows = Namespace(x.device), form.as_rows(x, axis), form.as_rows(vector, axis)
     result = torch.empty_like(x)
     product = writable_rows(form, result, axis)
@@ -81,7 +108,7 @@ def blockwise(form: Form, x: Any, axis: int | None, c: Any, upstream: Any, gradi
 def blocks(rows: Any) -> Iterator[slice]:
     """Blocks of rows that fit a core's cache; one block on a device, where a launch costs more than memory."""
     count, width = rows.shape[0], rows[:1].numel()
-    step = max(1, BLOCK // max(1, width)) if rows.device.type == "cpu" else max(1, count)
+    step = max(1, BLOCK // max(1, width)) if rows.is_cpu else max(1, count)
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 

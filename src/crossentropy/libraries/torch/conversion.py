@@ -12,6 +12,8 @@ from crossentropy.libraries.torch.tensors import differentiable, values_known
 from crossentropy.options import LossOptions
 
 WORK = torch.float64
+# Not NumPy's, of which some are Python's too and keep their dtype.
+PYTHON_NUMBERS = (bool, int, float)
 SMALL_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 CONVERTED = frozenset((*arguments.ARRAYS, "temperature"))
 
@@ -20,6 +22,9 @@ def as_array(name: str, value: Any, device: Any = None) -> Any:
     """A strided tensor of real numbers on the device, or an error that names the argument."""
     if not isinstance(value, torch.Tensor):
         try:
+            if type(value) in PYTHON_NUMBERS:
+                # Filled in on the device: a copy from the host's memory would wait for it.
+                return torch.full((), value, device=device)
             return torch.as_tensor(value, device=device)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"{name} is not an array of numbers: {error}") from None

@@ -24,7 +24,7 @@ def torch_dtype(dtype: Any) -> Any:
 
 def ordered_sum(terms: Any) -> Any:
     """The sum in an order that does not depend on the number of threads."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not terms.is_cpu:
         return torch.sum(terms)
     while terms.numel() > SUM_BLOCK:
         terms = torch.stack([torch.sum(block) for block in torch.reshape(terms, (-1,)).split(SUM_BLOCK)])
@@ -54,6 +54,9 @@ class Namespace:
         self.device = device
 
     def asarray(self, value: Any, dtype: Any = None) -> Any:
+        if type(value) in DTYPES:
+            # Filled in on the device: a copy from the host's memory would wait, and break the capture of a graph.
+            return torch.full((), value, dtype=torch_dtype(dtype), device=self.device)
         return torch.as_tensor(value, dtype=torch_dtype(dtype), device=self.device)
 
     def ones(self, shape: Any, dtype: Any = None) -> Any:

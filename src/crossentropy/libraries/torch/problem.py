@@ -31,7 +31,7 @@ from crossentropy.libraries.torch.forms import ELEMENTS, ROWS, Held
 from crossentropy.libraries.torch.measure import measured_element_losses, measured_row_losses
 from crossentropy.libraries.torch.namespace import Namespace
 from crossentropy.libraries.torch.primitives import CALLS
-from crossentropy.libraries.torch.tensors import differentiable, is_plain, values_known
+from crossentropy.libraries.torch.tensors import differentiable, is_plain, on_host, values_known
 from crossentropy.options import BinaryOptions, LossOptions
 from crossentropy.row_coefficients import RowCoefficients, check_dense_target, check_probabilities, row_coefficients
 
@@ -167,7 +167,7 @@ quiet_row_parts = np.errstate(all="ignore")(row_parts)
 
 def is_held(logits: Any, target: Any, layout: Layout, options: LossOptions) -> bool:
     """Labels or sparse targets, and options, that are plain memory of the CPU?"""
-    if torch.compiler.is_compiling() or not logits.is_cpu:
+    if torch.compiler.is_compiling() or not on_host(logits):
         return False
     parts = target if is_sparse(target) else (target,)
     if not all(isinstance(part, torch.Tensor) and is_plain(part) for part in parts):

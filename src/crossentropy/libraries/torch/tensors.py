@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 
 PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
+# Under Triton's interpreter, tensors of the CPU stand for those of a device: what is decided, checked and launched is
+# the same. ``native.forced`` refuses the name elsewhere.
+IS_DEVICE_EMULATED = os.environ.get("CROSSENTROPY_KERNEL") == "triton"
+
+
+def on_host(tensor: Any) -> bool:
+    """Is its memory the CPU's, which Python reads without waiting?"""
+    return tensor.is_cpu and not IS_DEVICE_EMULATED
 
 
 def is_traced(tensor: Any) -> bool:
@@ -38,7 +47,7 @@ def is_plain(value: Any) -> bool:
         return True
     return (
         not is_traced(value)
-        and value.is_cpu
+        and on_host(value)
         and value.layout is torch.strided
         # A transform wraps what is made while it is active, plain memory or not.
         and not torch._C._are_functorch_transforms_active()
@@ -48,7 +57,12 @@ def is_plain(value: Any) -> bool:
 
 def values_known(tensor: Any) -> bool:
     """Can Python read the values now? Not while tracing, not under vmap, and on a device only by waiting for it."""
-    if is_traced(tensor) or not tensor.is_cpu:
+    return on_host(tensor) and values_readable(tensor)
+
+
+def values_readable(tensor: Any) -> bool:
+    """Can Python read the values at all, if only by waiting for a device?"""
+    if is_traced(tensor):
         return False
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(tensor):
