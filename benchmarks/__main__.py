@@ -127,24 +127,32 @@ def machine() -> dict[str, str]:
     }
 
 
-def markdown(results: list[dict[str, Any]], command: str) -> str:
-    lines = [
-        "# Benchmark results",
-        "",
-        f"Written by `{command}`. Medians of calls taken in turns; a ratio is the other library's time over",
-        "ours for the same threads (JAX: always all). PyTorch's tensors and JAX's arrays are made beforehand. The",
-        "gradient of PyTorch, and ours of tensors, is forward + backward; into out= it is value and gradient in one.",
-        '"of bandwidth": bytes of the logits per second over what the machine reads',
-        "(value) or copies (gradient) with one thread, measured in the same seconds. A high load average means that",
-        "others were at work: times and shares then say little, ratios a little more.",
-        "",
-        *(f"- {key}: {value}" for key, value in machine().items()),
-        "",
-        "| " + " | ".join(HEAD) + " |",
-        "|" + "---|" * len(HEAD),
-        *("| " + " | ".join(line) + " |" for result in results for line in rows_of(result)),
-    ]
-    return "\n".join(lines) + "\n"
+PREFACE = """# Benchmark results
+
+Each section is written by the command it names. Medians of calls taken in turns; a ratio is the other library's time
+over ours for the same threads (JAX: always all). PyTorch's tensors and JAX's arrays are made beforehand. The gradient
+of PyTorch, and ours of tensors, is forward + backward; into out= it is value and gradient in one. "of bandwidth": bytes of
+the logits per second over what the machine reads (value) or copies (gradient) with one thread, measured in the same
+seconds. A high load average means that others were at work: times and shares then say little, ratios a little more.
+
+"""
+
+
+def markdown(results: list[dict[str, Any]], heading: str, command: str) -> str:
+    return section(
+        heading,
+        command,
+        [
+            "| " + " | ".join(HEAD) + " |",
+            "|" + "---|" * len(HEAD),
+            *("| " + " | ".join(line) + " |" for result in results for line in rows_of(result)),
+        ],
+    )
+
+
+def section(heading: str, command: str, table: list[str]) -> str:
+    about = "; ".join(f"{key} {value}" for key, value in machine().items())
+    return "\n".join([f"## {heading}", "", f"`{command}`: {about}", "", *table]) + "\n"
 
 
 def main() -> None:
@@ -175,7 +183,11 @@ def main() -> None:
     )
     suites = tuple(given.suite or (*catalogue.SUITES, "linear"))
     command = (
-        "python -m benchmarks" + "".join(f" --suite {name}" for name in given.suite or ()) + " --quick" * given.quick
+        "python -m benchmarks"
+        + "".join(f" --suite {name}" for name in given.suite or ())
+        + " --quick" * given.quick
+        + " --jax" * given.jax
+        + " --write" * given.write
     )
     sections = {}
     if "linear" in suites:
@@ -191,42 +203,38 @@ def main() -> None:
                 print(" | ".join(line), flush=True)
     if given.json:
         pathlib.Path(given.json).write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
-    if results:
-        sections["losses"] = markdown(results, command + " --write")
+    for suite in dict.fromkeys(result["suite"] for result in results):
+        name = suite + "-jax" * given.jax
+        sections[name] = markdown([result for result in results if result["suite"] == suite], name, command)
     if given.write:
         for name, text in sections.items():
             keep(FOLDER / "RESULTS.md", name, text)
-    if given.write and results:
+    if given.write and results and not given.jax:
         from benchmarks.figure import roofline
 
         roofline(results, FOLDER.parent / "docs" / "roofline.svg")
 
 
 def linear_section(table: list[str], command: str) -> str:
-    lines = [
-        "# The loss of a linear classifier",
+    meaning = [
+        "Medians of forward + backward to features and weight, taken in turns; beside them the three matrix products",
+        "alone, in float32, into memory that is there. Memory: the most that a process takes beyond inputs and",
+        "gradients, by the system's own high-water mark.",
         "",
-        f"Written by `{command} --write`. Medians of forward + backward to features and weight, taken in turns; beside",
-        "them the three matrix products alone, in float32, into memory that is there. Memory: the most that a process",
-        "takes beyond inputs and gradients, by the system's own high-water mark.",
-        "",
-        *(f"- {key}: {value}" for key, value in machine().items()),
-        "",
-        *table,
     ]
-    return "\n".join(lines) + "\n"
+    return section("linear", command, [*meaning, *table])
 
 
 def keep(path: pathlib.Path, name: str, text: str) -> None:
     """Put ``text`` in the place of the section of this name, or at the end; the rest of the file stays."""
     start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
-    section = f"{start}\n{text}{end}\n"
-    old = path.read_text() if path.exists() else ""
+    marked = f"{start}\n{text}{end}\n"
+    old = path.read_text() if path.exists() else PREFACE
     if start in old and end in old:
         before, rest = old.split(start, 1)
-        path.write_text(before + section + rest.split(end, 1)[1].removeprefix("\n"))
+        path.write_text(before + marked + rest.split(end, 1)[1].removeprefix("\n"))
     else:
-        path.write_text(old + ("\n" if old else "") + section)
+        path.write_text(old.rstrip("\n") + "\n\n" + marked)
 
 
 if __name__ == "__main__":
