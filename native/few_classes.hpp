@@ -108,7 +108,8 @@ private:
         Vector scale_lost;
         const Vector scale = origin.own_scale(scale_lost), total = sum + (run + lost), others = fma(total, scale, total * scale_lost);
         Vector distance = m - found;
-        if constexpr (Scaled) distance = fma(distance, Vector(origin.by.low), distance * origin.by.high);
+        if constexpr (Scaled)  // a class that cannot occur is infinitely far at any temperature
+            distance = select(distance < std::numeric_limits<float>::infinity(), fma(distance, Vector(origin.by.low), distance * origin.by.high), distance);
         Vector loss = log1p(others + (ties - 1.0f)) + distance;
         Integer defined = (larger(m, -m) < std::numeric_limits<float>::infinity()) & (others == others) & (loss == loss);
         give_losses(select(defined, loss, undefined_));

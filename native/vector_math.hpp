@@ -183,11 +183,11 @@ template <int N> struct Tanh {
     Real value, slope;
     INLINE explicit Tanh(Real y) {
         using E = Exp<double>;
-        Real x = larger(Real(-700.0), larger(y, -y) * -2.0), k = nearest_power(x);
+        Real exact = larger(y, -y) * -2.0, x = larger(Real(-700.0), exact), k = nearest_power(x);
         Real r = (x - k * E::ln2_high) - k * E::ln2_low, scale = power_of_two(k), m = scale * fma(exp_tail(r), r * r, r);
         Real decay = m + scale, inverse = 1.0 / (decay + 1.0), size = ((1.0 - scale) - m) * inverse;
         value = select(y == y, select(y < 0.0, -size, size), y);
-        slope = select(y == y, decay * 4.0 * (inverse * inverse), y);
+        slope = select(y == y, select(exact < -700.0, Real(0.0), decay * 4.0 * (inverse * inverse)), y);
     }
 };
 

@@ -296,3 +296,26 @@ def test_few_classes_are_exact_in_float(kernel, name, classes):
             expected = np.where(np.abs(expected) < 1e-35, 0, expected)
             ulp = np.abs(np.where(expected == 0, 0, found) - expected) / np.spacing(np.abs(expected).astype(np.float32))
             assert ulp.max() <= bound
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7, 10.0])
+@pytest.mark.parametrize("classes", [2, 7, 40, 300])
+@pytest.mark.parametrize("name", native.instruction_sets())
+def test_a_label_that_cannot_occur(kernel, name, classes, temperature):
+    kernel(name)
+    logits = np.zeros((40, classes), np.float32)
+    logits[::2, 1] = -np.inf
+    value, gradient = both(logits, np.ones(40, int), temperature=temperature)
+    assert (value[::2] == np.inf).all()
+    np.testing.assert_allclose(value[1::2], np.log(classes), rtol=1e-6)
+    np.testing.assert_allclose(gradient[::2, 1], -1 / temperature, rtol=1e-6)
+    np.testing.assert_allclose(gradient[::2, 0], 1 / (classes - 1) / temperature, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", native.instruction_sets())
+def test_the_slope_of_a_soft_cap_vanishes(kernel, name):
+    """1 - tanh^2 is less than any number far from 0: not the number where its exponential was cut off."""
+    kernel(name)
+    gradient = both(np.array([[4_000.0, -4_000.0, 1.0]]), np.array([1]), softcap=5.0)[1]
+    assert gradient[0, 0] == gradient[0, 1] == 0
+    assert gradient[0, 2] > 0
