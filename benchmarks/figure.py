@@ -17,7 +17,7 @@ def roofline(results: list[dict[str, Any]], path: pathlib.Path) -> None:
     if not plain:
         return
     classes = [int(r["case"].split(" x ")[1].replace(",", "")) for r in plain]
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.5, 4), layout="constrained")
     lines = {"value": ("ours | value", "C0"), "value and gradient into out=": ("ours | gradient into out=", "C1")}
     lines |= {"PyTorch, value": ("PyTorch | value", "C2"), "PyTorch, forward + backward": ("PyTorch | gradient", "C3")}
     for label, (key, color) in lines.items():
@@ -33,6 +33,6 @@ def roofline(results: list[dict[str, Any]], path: pathlib.Path) -> None:
     axes.set(
         xscale="log", yscale="log", xlabel="classes", ylabel="GB of logits per second", title="float32, one thread"
     )
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside right upper", fontsize="small", frameon=False)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
