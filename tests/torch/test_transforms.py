@@ -89,6 +89,35 @@ def test_derivatives_to_what_else_requires_grad(name, reduction):
     check(lambda x, w: MEASURED[name](x, w, reduction), (X.clone().requires_grad_(), positive(*SHAPES[name])))
 
 
+@pytest.mark.parametrize("mask", [[False, True, True], [False, False, False]], ids=["its class", "all classes"])
+@pytest.mark.parametrize("normalizer", ["weight", 0.0])
+def test_nothing_of_a_row_that_does_not_count_reaches_class_weights(mask, normalizer):
+    """An ignored row stands for class 0, which cannot occur there: its loss would be infinite, its slope NaN."""
+    weight, labels, masks = positive(3), LABELS.clone(), torch.ones(4, 3, dtype=bool)
+    labels[0], masks[0] = (0 if normalizer == 0.0 else -100), torch.tensor(mask)
+    options = {"label_smoothing": 0.1, "normalizer": normalizer}
+    value = xe.cross_entropy(X, labels, class_mask=masks, class_weight=weight, **options)
+    expected = xe.cross_entropy(X[1:], labels[1:], class_weight=weight, **options)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(v, weight)[0] for v in (value, expected)))
+
+
+def test_nothing_of_an_element_that_does_not_count_reaches_pos_weight():
+    weight, logits = positive(3), torch.tensor([-torch.inf, 0.0, 1.0])
+    value = xe.binary_cross_entropy(logits, torch.ones(3), pos_weight=weight, normalizer=0.0)
+    value.backward()
+    assert value == 0
+    assert not weight.grad.any()
+
+
+@pytest.mark.parametrize("name", ["target", "target of probs", "binary target"])
+def test_derivatives_of_no_rows(name):
+    arguments = X[:0].clone().requires_grad_(), positive(0, 3)
+    value = MEASURED[name](*arguments, "mean")
+    assert value == 0
+    assert [g.shape for g in torch.autograd.grad(value, arguments)] == [(0, 3), (0, 3)]
+
+
 @pytest.mark.parametrize(
     "call",
     [
