@@ -269,6 +269,17 @@ def test_compile(reduction):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("width", [3, 0])
+def test_tensors_without_values(width):
+    """Also what a compiler learns of the results: their shapes."""
+    arrays = [torch.empty(*shape, device="meta", requires_grad=True) for shape in ((6, width), (4, width))]
+    labels = torch.empty(6, dtype=torch.int64, device="meta")
+    assert xe.linear_cross_entropy(*arrays, labels, reduction="none").shape == (6,)
+    value = xe.linear_cross_entropy(*arrays, labels)
+    assert (value.shape, value.device.type) == ((), "meta")
+    assert [g.shape for g in torch.autograd.grad(value, arrays)] == [(6, width), (4, width)]
+
+
 @pytest.mark.parametrize("name", ["loss", "loss_and_gradients", "hessian_vector"])
 def test_operators_are_registered_as_torch_wants_them(name):
     ours(*leaves())  # loads the operators

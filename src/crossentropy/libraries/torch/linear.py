@@ -33,7 +33,8 @@ class LinearProblem:
         features = as_floating("features", features)
         weight = as_floating("weight", weight, features.device)
         bias = None if bias is None else as_floating("bias", bias, features.device)
-        if torch.is_autocast_enabled(features.device.type) and not features.is_cpu:
+        has_autocast = not (features.is_cpu or features.is_meta)
+        if has_autocast and torch.is_autocast_enabled(features.device.type):
             dtype = torch.get_autocast_dtype(features.device.type)
             features, weight = features.to(dtype), weight.to(dtype)
         self.features, self.weight, self.bias, self.options = features, weight, bias, options

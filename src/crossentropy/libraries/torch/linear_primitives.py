@@ -11,6 +11,7 @@ d gradients / d (features, weight, bias) = Hessian-vector,    d gradients / d up
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,7 @@ def shapes_of_results(name: str, features: Any, weight: Any, bias: Any, *rest: A
     def empty(*shape: Any, dtype: Any = work) -> Any:
         return features.new_empty(shape, dtype=dtype)
 
-    rows = features.numel() // features.shape[-1]
+    rows = math.prod(features.shape[:-1])
     value = empty() if total else empty(rows)
     if name == "loss":
         return value
