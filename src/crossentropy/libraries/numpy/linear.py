@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from crossentropy.arrays import Layout
+from crossentropy.arrays import Layout, check_apart
 from crossentropy.libraries.numpy.losses import (
     WORK,
     Output,
@@ -157,6 +157,7 @@ class Outputs:
             raise TypeError(f"out must be ({', '.join(names)}), got {type(out).__name__}")
         elif len(out) < len(given) or any(extra is not None for extra in out[len(given) :]):
             raise ValueError(f"out must be ({', '.join(names)}), got {len(out)} entries")
+        check_apart([(name, part) for name, part in zip(names, out, strict=False) if isinstance(part, np.ndarray)])
         # Views of the inputs: none is read for the last time before its gradient is written.
         inputs = [array[...] for array in given]
         self.outputs = [

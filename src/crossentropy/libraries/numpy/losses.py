@@ -17,6 +17,7 @@ from crossentropy.arrays import (
     INTEGER,
     REDUCED,
     Layout,
+    check_single_places,
     check_unit_interval,
     dtype_name,
     is_boolean,
@@ -420,8 +421,7 @@ class Output:
             )
         if not out.flags.writeable:
             raise ValueError("out is read-only")
-        if any(stride == 0 and extent > 1 for stride, extent in zip(out.strides, out.shape, strict=True)):
-            raise ValueError("out overlaps itself: several of its entries are one number in memory")
+        check_single_places(out.shape, out.strides)
         same = out.__array_interface__["data"] == logits.__array_interface__["data"] and out.strides == logits.strides
         others = [
             part

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
-from crossentropy.libraries.torch import linear_rows
+from crossentropy.arrays import check_apart
+from crossentropy.libraries.torch import linear_rows, memory
 from crossentropy.libraries.torch import summary as summary_module
 from crossentropy.libraries.torch.compute import shares_memory
 from crossentropy.libraries.torch.conversion import WORK, as_floating, check_out
@@ -89,6 +91,8 @@ class LinearProblem:
             raise ValueError(f"out must be ({', '.join(names)}), got {len(out)} entries")
         for name, part, given in zip(names, out, self.given, strict=False):
             check_out(part, given, name)
+        written = [(name, x) for name, x in zip(names, out, strict=False) if x is not None and not x.is_meta]
+        check_apart([(name, np.asarray(memory.Place(x))) for name, x in written])
         self.refuse_whole()
         with torch.no_grad():
             made = linear_rows.empty_gradients(self.features, self.weight, self.bias, out[0] is None, out[1] is None)
