@@ -149,7 +149,7 @@ class Problem:
 class Outputs:
     """The arrays of the gradients: the caller's ``out``, or fresh ones."""
 
-    def __init__(self, out: Any, given: list[np.ndarray]) -> None:
+    def __init__(self, out: Any, given: list[np.ndarray], target: Any) -> None:
         names = ("features", "weight", "bias")[: len(given)]
         if out is None:
             out = (None,) * len(given)
@@ -159,7 +159,7 @@ class Outputs:
             raise ValueError(f"out must be ({', '.join(names)}), got {len(out)} entries")
         check_apart([(name, part) for name, part in zip(names, out, strict=False) if isinstance(part, np.ndarray)])
         # Views of the inputs: none is read for the last time before its gradient is written.
-        inputs = [array[...] for array in given]
+        inputs = [*(array[...] for array in given), target]
         self.outputs = [
             Output(part, array, *inputs, name=name) for part, array, name in zip(out, given, names, strict=False)
         ]
@@ -207,7 +207,7 @@ def linear_cross_entropy_value_and_grad(
     features: Any, weight: Any, target: Any, bias: Any, options: LinearOptions, out: Any
 ) -> tuple[Any, list[np.ndarray]]:
     problem = Problem(features, weight, target, bias, options)
-    outputs = Outputs(out, problem.given)
+    outputs = Outputs(out, problem.given, target)
     value = problem.value(outputs)
     return value, [output.array for output in outputs.outputs]
 
