@@ -121,6 +121,14 @@ def test_derivatives_to_options(changed):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("name", ["class_weight", "temperature", "class_bias"])
+def test_value_and_grad_names_the_derivative_that_it_has_not(name):
+    features, weight, bias = (array.detach() for array in leaves())
+    option = (normal(4).exp()[0] if name == "temperature" else normal(4).exp()).requires_grad_()
+    with pytest.raises(NotImplementedError, match=name):
+        xe.linear_cross_entropy_value_and_grad(features, weight, LABELS, bias=bias, **{name: option})
+
+
 # -- a training loop ---------------------------------------------------------------------------------------------------
 
 

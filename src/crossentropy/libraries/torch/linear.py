@@ -117,7 +117,10 @@ class LinearProblem:
     def refuse_whole(self) -> None:
         if self.whole is not None:
             self.whole.refuse_measured("value_and_grad")
-            raise NotImplementedError("value_and_grad: no derivative in forward mode; use linear_cross_entropy")
+            what = "with respect to class_bias" if differentiable(self.options.class_bias) else "in forward mode"
+            raise NotImplementedError(
+                f"value_and_grad: no derivative {what}; use linear_cross_entropy and torch.autograd.grad, or detach"
+            )
 
 
 def linear_cross_entropy(features: Any, weight: Any, target: Any, bias: Any, options: LinearOptions) -> Any:
