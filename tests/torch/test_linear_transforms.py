@@ -277,6 +277,20 @@ def test_compile(reduction):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("transform", ["compile", "vmap"])
+def test_statistics_that_are_seen(transform):
+    torch._dynamo.reset()
+    features, weight, bias = (array.detach() for array in leaves())
+    function = lambda f: tuple(xe.linear_row_statistics(f, weight, LABELS, bias=bias))  # noqa: E731
+    if transform == "compile":
+        results = [torch.compile(function, fullgraph=True, backend="aot_eager")(features)]
+    else:
+        results = list(zip(*vmap(function)(torch.stack([features, features])), strict=True))
+    for result in results:
+        for a, b in zip(result, function(features), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("width", [3, 0])
 def test_tensors_without_values(width):
     """Also what a compiler learns of the results: their shapes."""

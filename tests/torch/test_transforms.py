@@ -126,9 +126,11 @@ def test_derivatives_of_no_rows(name):
         lambda w: xe.cross_entropy_value_and_grad(X, LABELS, temperature=w[0])[1],
         lambda w: xe.cross_entropy_hvp(X, LABELS, V, class_weight=w),
         lambda w: xe.row_statistics(X * w).lse,
+        lambda w: xe.row_statistics(X, LABELS, temperature=w[0]).lse,
+        lambda w: xe.row_statistics(X, SOFT * w).target_log_prob,
         lambda w: xe.entropy(w),
     ],
-    ids=["focal", "value_and_grad", "temperature", "hvp", "row_statistics", "entropy"],
+    ids=["focal", "value_and_grad", "temperature", "hvp", "row_statistics", "its temperature", "its target", "entropy"],
 )
 def test_a_derivative_that_is_not_there_is_an_error(call):
     with pytest.raises(NotImplementedError, match="derivative"):

@@ -96,21 +96,8 @@ def value_into(problem: Problem, out: Any) -> tuple[Any, Any]:
 
 def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, Any, Any, Any]:
     """lse, log-probability of the target (None without one), entropy, prediction; each of the shape of the rows."""
-    logits = as_floating("logits", logits)
-    if differentiable(logits):
-        raise NotImplementedError(
-            "row_statistics has no derivatives; call it under torch.no_grad(), or on logits.detach(). "
-            "cross_entropy, log_softmax and softmax have them"
-        )
-    problem = row_problem(logits, target, options, summary=True)
-    xp, x = Namespace(logits.device), problem.form.as_rows(problem.x, problem.axis)
-    c = problem.form.as_tensors(problem.flat())
-    # One block of no rows gives the results their dtypes.
-    parts = [
-        summary.of_logits(xp, x[block], c.rows(block), target is not None)
-        for block in list(compute.blocks(x)) or [slice(0, 0)]
-    ]
-    return summary.shaped(problem, map(torch.cat, zip(*parts, strict=True)), target is not None)
+    problem = row_problem(as_floating("logits", logits), target, options, summary=True)
+    return summary.of_problem(problem, target is not None)
 
 
 def map_rows(

@@ -1,7 +1,7 @@
 """The loss of a linear classifier of tensors: its arguments as a problem, and who computes it.
 
 Where the classifier cannot be taken apart (a derivative to a soft target, to class weights or to the temperature;
-forward mode) the logits are made, all of them, and the loss is that of ``problem``.
+forward mode; statistics under a tracer or vmap) the logits are made, all of them, and the loss is that of ``problem``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from crossentropy.libraries.torch.compute import shares_memory
 from crossentropy.libraries.torch.conversion import WORK, as_floating, check_out
 from crossentropy.libraries.torch.linear_primitives import CALLS
 from crossentropy.libraries.torch.problem import Problem, row_problem
-from crossentropy.libraries.torch.tensors import differentiable
+from crossentropy.libraries.torch.tensors import differentiable, values_readable
 from crossentropy.linear_chunks import linear_layout
 from crossentropy.options import LinearOptions
 
@@ -49,7 +49,9 @@ class LinearProblem:
         self.rows = row_problem(stand_in, target, options, summary=summary)
         self.whole: Problem | None = None
         is_apart = not (self.rows.measured or self.rows.transformed or differentiable(options.class_bias))
-        if not is_apart or torch.autograd.forward_ad._current_level >= 0:
+        # Statistics are no operator that whoever traces or batches could see.
+        is_seen = summary and not all(map(values_readable, self.given))
+        if not is_apart or is_seen or torch.autograd.forward_ad._current_level >= 0:
             self.whole = row_problem(self.logits(), target, options, summary=summary)
 
     def logits(self) -> Any:
@@ -139,11 +141,13 @@ def linear_cross_entropy_value_and_grad(
 def linear_row_summary(features: Any, weight: Any, target: Any, bias: Any, options: LinearOptions) -> Any:
     """lse, log-probability of the target (None without one), entropy, prediction; each of the shape of the rows."""
     problem = LinearProblem(features, weight, target, bias, options, summary=True)
-    if problem.whole is not None or any(map(differentiable, problem.given)):
+    if any(map(differentiable, problem.given)):
         raise NotImplementedError(
             "linear_row_statistics has no derivatives; call it under torch.no_grad(), or on detached tensors. "
             "linear_cross_entropy has them"
         )
+    if problem.whole is not None:
+        return summary_module.of_problem(problem.whole, target is not None)
     head = problem.head()
     none = torch.empty(0, dtype=WORK, device=head.device)
     parts = list(head.summaries(target is not None)) or [(none, none, none, none.to(torch.int64))]
