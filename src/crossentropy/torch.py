@@ -46,6 +46,18 @@ def reduction_name(size_average: bool | None, reduce: bool | None, reduction: st
     return "sum" if size_average is False else "mean"
 
 
+def check_tensor(input: Any) -> None:
+    if not isinstance(input, torch.Tensor):
+        raise TypeError(f"input must be a tensor, got {type(input).__name__}; crossentropy's own functions take arrays")
+
+
+def under_our_name(name: str, torch_name: str, value: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """``options`` with PyTorch's argument in them, which has this name there."""
+    if value is not None and options.get(name) is not None:
+        raise TypeError(f"{torch_name} and {name} are two names of one argument; give one of them")
+    return options if value is None else options | {name: value}
+
+
 def cross_entropy(
     input: Any,
     target: Any,
@@ -90,8 +102,10 @@ def cross_entropy(
     >>> cross_entropy(torch.tensor([[20.0, 0.0, 0.0]]), torch.tensor([0]))
     tensor(4.1223e-09)
     """
+    check_tensor(input)
     options.setdefault("axis", 1 if input.ndim > 1 else 0)
-    options |= {"class_weight": weight, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
+    options = under_our_name("class_weight", "weight", weight, options)
+    options |= {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
     options["reduction"] = reduction_name(size_average, reduce, reduction)
     if isinstance(target, torch.Tensor) and target.shape == input.shape:
         target, options = probabilities(target, options, LossOptions)
@@ -104,7 +118,8 @@ def probabilities(target: Any, options: dict[str, Any], options_type: type[Any])
     options = {"normalizer": "rows"} | options
     if check.label_smoothing and "class_mask" not in options:
         # PyTorch spreads label_smoothing over the classes, whatever the row's target sums to.
-        target = target * (1.0 - check.label_smoothing) + check.label_smoothing / target.shape[check.axis]
+        spread = target * (1.0 - check.label_smoothing) + check.label_smoothing / target.shape[check.axis]
+        target = torch.where(target >= 0, spread, target)  # what is no probability stays so, and is refused
         options["label_smoothing"] = 0.0
     return target, options
 
@@ -161,14 +176,15 @@ def linear_cross_entropy(
     >>> linear_cross_entropy(torch.tensor([[1.0, 2.0]]), torch.eye(2), torch.tensor([1]))
     tensor(0.3133)
     """
-    given = {"class_weight": weight, "ignore_index": -100 if ignore_index is None else ignore_index}
-    given |= {"label_smoothing": label_smoothing, "reduction": reduction, **more}
+    check_tensor(input)
+    given = under_our_name("class_weight", "weight", weight, more)
+    given |= {"ignore_index": -100 if ignore_index is None else ignore_index}
+    given |= {"label_smoothing": label_smoothing, "reduction": reduction}
     if linear_weight.ndim > 2:
         outputs = tuple(linear_weight.shape[:-1])
         bias = None if linear_bias is None else linear_bias.reshape(-1)
         logits = torch.nn.functional.linear(input, linear_weight.reshape(-1, linear_weight.shape[-1]), bias)
         given.pop("memory_budget", None)
-        given["weight"] = given.pop("class_weight")
         return cross_entropy(logits.reshape(*input.shape[:-1], *outputs), target, **given)
     if isinstance(target, torch.Tensor) and target.shape == (*input.shape[:-1], linear_weight.shape[0]):
         target, given = probabilities(target, given, LinearOptions)
@@ -246,10 +262,12 @@ def binary_cross_entropy_with_logits(
     >>> binary_cross_entropy_with_logits(torch.tensor([0.0, 40.0]), torch.tensor([1.0, 1.0]), reduction="none")
     tensor([6.9315e-01, 4.2484e-18])
     """
+    check_tensor(input)
     options.setdefault("ignore_index", None)
     if options["ignore_index"] is None:
         options.setdefault("normalizer", float(input.numel()))
-    options |= {"row_weight": weight, "pos_weight": pos_weight}
+    options = under_our_name("row_weight", "weight", weight, options)
+    options["pos_weight"] = pos_weight
     options["reduction"] = reduction_name(size_average, reduce, reduction)
     return tensors.binary_cross_entropy(input, target, make_options(BinaryOptions, options))
 
