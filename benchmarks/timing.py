@@ -11,6 +11,12 @@ import numpy as np
 Call = Callable[[], object]
 
 
+def timed(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
 def interleaved(calls: dict[str, Call], seconds: float) -> dict[str, float]:
     """Median seconds per call of each, taken in turns, so that a busy minute of the machine falls on all of them alike.
 
@@ -18,10 +24,9 @@ def interleaved(calls: dict[str, Call], seconds: float) -> dict[str, float]:
     """
     repeats = {}
     for name, call in calls.items():
-        call()  # first use: compile, load, touch memory
-        start = time.perf_counter()
-        call()
-        repeats[name] = max(1, int(2e-4 / max(time.perf_counter() - start, 1e-7)))
+        repeats[name] = 1
+        if timed(call) < 0.1:  # first use: compile, load, touch memory
+            repeats[name] = max(1, int(2e-4 / max(timed(call), 1e-7)))
     taken: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or min(map(len, taken.values())) < 3:

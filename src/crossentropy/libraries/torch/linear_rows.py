@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from crossentropy.libraries.torch import compute, core, memory, summary
+from crossentropy.libraries.torch import compute, core, summary
 from crossentropy.libraries.torch.conversion import WORK
 from crossentropy.libraries.torch.forms import ROWS, Held
 from crossentropy.libraries.torch.namespace import Namespace
@@ -65,7 +65,7 @@ class Head(LinearRows):
         return self.work.itemsize + (0 if self.narrow is None else self.narrow.itemsize)
 
     def empty(self, rows: int, columns: int) -> Any:
-        return memory.hinted(torch.empty((rows, columns), dtype=self.work, device=self.device))
+        return torch.empty((rows, columns), dtype=self.work, device=self.device)
 
     def ones(self, rows: int, columns: int) -> Any:
         return torch.ones((rows, columns), dtype=self.narrow or self.work, device=self.device)
@@ -180,13 +180,15 @@ def prepare(gradients: Gradients, head: Head) -> None:
 
 
 def empty_gradients(features: Any, weight: Any, bias: Any, wants_features: bool, wants_weight: bool) -> Gradients:
-    """In the dtype of the products: what is rounded to 16 bits is scaled by the upstream gradient first."""
+    """In the dtype of the products: what is rounded to 16 bits is scaled by the upstream gradient first.
+
+    Not in huge pages (``memory``): between steps of seconds each, a virtual machine hands free huge pages back to its
+    host, and writing them again took 1.7 s of a step, where small pages took 0.5 s (525 MB).
+    """
     work = product_dtype(features, weight)
     return Gradients(
-        memory.hinted(features.new_empty((features.shape[:-1].numel(), features.shape[-1]), dtype=work))
-        if wants_features
-        else None,
-        memory.hinted(weight.new_empty(weight.shape, dtype=work)) if wants_weight else None,
+        features.new_empty((features.shape[:-1].numel(), features.shape[-1]), dtype=work) if wants_features else None,
+        weight.new_empty(weight.shape, dtype=work) if wants_weight else None,
         None if bias is None else bias.new_zeros(bias.shape, dtype=WORK),
     )
 
