@@ -20,26 +20,6 @@ from crossentropy.libraries.torch.problem import Problem, element_problem, row_p
 from crossentropy.libraries.torch.tensors import differentiable, values_known, values_readable
 from crossentropy.options import BinaryOptions, LossOptions
 
-__all__ = [
-    "WORK",
-    "as_array",
-    "as_floating",
-    "binary_cross_entropy",
-    "binary_cross_entropy_value_and_grad",
-    "cross_entropy",
-    "cross_entropy_hvp",
-    "cross_entropy_value_and_grad",
-    "linear_cross_entropy",
-    "linear_cross_entropy_value_and_grad",
-    "linear_row_summary",
-    "map_elements",
-    "map_rows",
-    "namespace",
-    "result_dtype",
-    "row_summary",
-    "values_known",
-    "values_readable",
-]
 
 namespace = Namespace
 
