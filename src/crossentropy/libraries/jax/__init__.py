@@ -21,6 +21,7 @@ from crossentropy.libraries.jax.losses import (
     result_dtype,
     row_summary,
     values_known,
+    values_readable,
 )
 
 

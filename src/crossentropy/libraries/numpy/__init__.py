@@ -21,4 +21,5 @@ from crossentropy.libraries.numpy.losses import (
     result_dtype,
     row_summary,
     values_known,
+    values_readable,
 )

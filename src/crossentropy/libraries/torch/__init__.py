@@ -20,7 +20,6 @@ from crossentropy.libraries.torch.problem import Problem, element_problem, row_p
 from crossentropy.libraries.torch.tensors import differentiable, values_known, values_readable
 from crossentropy.options import BinaryOptions, LossOptions
 
-
 namespace = Namespace
 
 
