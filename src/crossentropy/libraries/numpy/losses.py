@@ -18,7 +18,6 @@ from crossentropy.arrays import (
     REDUCED,
     Layout,
     check_single_places,
-    check_unit_interval,
     dtype_name,
     is_boolean,
     is_sparse,
@@ -372,15 +371,7 @@ def map_rows(
     function: Callable[..., Any], axis: int, keeps_classes: bool, *, probabilities: bool = False, **named: Any
 ) -> Any:
     """``function(xp, rows, ...)`` of float64 (rows, classes), blockwise; its result in the dtype of the arguments."""
-    arrays = {name: as_floating(name, value) for name, value in named.items()}
-    (first, *others) = arrays
-    layout = Layout.of(arrays[first].shape, axis, first)
-    for name in others:
-        if arrays[name].shape != layout.shape:
-            raise ValueError(f"{first} and {name} must have one shape, got {layout.shape} and {arrays[name].shape}")
-    if probabilities:
-        for name, array in arrays.items():
-            check_unit_interval(xp, name, array)
+    arrays, layout = arguments.rows(as_floating, axis, named, probabilities=probabilities)
     rows = [layout.to_rows(xp, array) for array in arrays.values()]
     dtype = np.result_type(*map(result_dtype, arrays.values()))
     result = np.empty((layout.count, layout.classes) if keeps_classes else layout.count, dtype)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from crossentropy.arrays import Layout, check_unit_interval
+from crossentropy import arguments
 from crossentropy.libraries.torch import compute, distributions, summary
 from crossentropy.libraries.torch.conversion import WORK, as_array, as_floating, check_out, result_dtype
 from crossentropy.libraries.torch.linear import (
@@ -83,22 +83,12 @@ def map_rows(
     function: Callable[..., Any], axis: int, keeps_classes: bool, *, probabilities: bool = False, **named: Any
 ) -> Any:
     """``function(xp, rows, ...)`` of float64 (rows, classes); its result in the dtype of the arguments."""
-    arrays = {name: as_floating(name, value) for name, value in named.items()}
-    (first, *others) = arrays
-    layout = Layout.of(tuple(arrays[first].shape), axis, first)
-    for name in others:
-        if tuple(arrays[name].shape) != layout.shape:
-            raise ValueError(
-                f"{first} and {name} must have one shape, got {layout.shape} and {tuple(arrays[name].shape)}"
-            )
-    xp = Namespace(arrays[first].device)
+    arrays, layout = arguments.rows(as_floating, axis, named, probabilities=probabilities)
     if not keeps_classes and any(map(differentiable, arrays.values())):
         raise NotImplementedError(
             f"no derivative with respect to {' and '.join(arrays)}: use cross_entropy, which has it, or .detach()"
         )
-    if probabilities:
-        for name, array in arrays.items():
-            check_unit_interval(xp, name, array)
+    xp = Namespace(next(iter(arrays.values())).device)
     dtypes = [result_dtype(array) for array in arrays.values()]
     dtype = torch.promote_types(dtypes[0], dtypes[-1])
     rows = [layout.to_rows(xp, array) for array in arrays.values()]
