@@ -9,17 +9,9 @@ from typing import Any
 import numpy as np
 
 from crossentropy.arrays import Layout, check_apart
-from crossentropy.libraries.numpy.losses import (
-    WORK,
-    Output,
-    Rows,
-    as_floating,
-    as_result,
-    quiet,
-    shaped_summary,
-    summary_of,
-    xp,
-)
+from crossentropy.libraries.numpy.conversion import WORK, as_floating, xp
+from crossentropy.libraries.numpy.losses import Rows, as_result, quiet, shaped_summary, summary_of
+from crossentropy.libraries.numpy.output import Output
 from crossentropy.linear_chunks import (
     MEMORY_BUDGET,
     ChosenRows,
