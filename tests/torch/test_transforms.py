@@ -137,7 +137,25 @@ def test_a_derivative_that_is_not_there_is_an_error(call):
         call(positive(3)).sum().backward()
 
 
+@pytest.mark.parametrize("name", ["hvp", "vhp"])
+def test_products_by_torchs_own_functional(name):
+    """hvp differentiates the gradient to the vector; that the logits require a gradient too is no third derivative."""
+    weight = normal(5, 3, seed=3)
+    for ours, theirs in (
+        (lambda x: xe.cross_entropy(x, LABELS), lambda x: F.cross_entropy(x, LABELS)),
+        (lambda x: xe.binary_cross_entropy(x, SOFT), lambda x: F.binary_cross_entropy_with_logits(x, SOFT)),
+        (
+            lambda x: xe.linear_cross_entropy(x, weight, LABELS),
+            lambda x: F.cross_entropy(F.linear(x, weight), LABELS),
+        ),
+    ):
+        product = getattr(torch.autograd.functional, name)
+        torch.testing.assert_close(product(ours, X, V), product(theirs, X, V))
+
+
 def test_a_third_derivative_is_an_error():
+    with pytest.raises(NotImplementedError, match="third derivative"):
+        grad(lambda x: grad(lambda x: grad(lambda x: xe.cross_entropy(x, LABELS))(x).square().sum())(x).sum())(X)
     logits = X.clone().requires_grad_()
     (first,) = torch.autograd.grad(xe.cross_entropy(logits, LABELS), logits, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), logits, create_graph=True)

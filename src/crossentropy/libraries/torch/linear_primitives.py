@@ -162,7 +162,7 @@ def hessian_vector_backward(ctx: Any, a: Any, *vectors: Any) -> tuple[Any, ...]:
     if a is None and all(vector is None for vector in vectors):
         return tuple(grads)
     if any(needed[:4]):
-        third_derivative()
+        third_derivative(ctx, range(sum(isinstance(value, torch.Tensor) for value in inputs[:4])))
     if any(needed[4:7]):  # the Hessian is symmetric
         parts = []
         if any(vector is not None for vector in vectors):
