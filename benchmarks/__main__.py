@@ -129,11 +129,12 @@ def machine() -> dict[str, str]:
 
 PREFACE = """# Benchmark results
 
-Each section is written by the command it names. Medians of calls taken in turns; a ratio is the other library's time
-over ours for the same threads (JAX: always all). PyTorch's tensors and JAX's arrays are made beforehand. The gradient
-of PyTorch, and ours of tensors, is forward + backward; into out= it is value and gradient in one. "of bandwidth": bytes
-of the logits per second over what the machine reads (value) or copies (gradient) with one thread, measured in the same
-seconds. A high load average means that others were at work: times and shares then say little, ratios a little more.
+Each section is written by the command it names. Medians of calls taken in turns, three runs to a turn, as a loop would
+find caches and memory; a ratio is the other library's time over ours for the same threads (JAX: always all). PyTorch's
+tensors and JAX's arrays are made beforehand. The gradient of PyTorch, and ours of tensors, is forward + backward; into
+out= it is value and gradient in one. "of bandwidth": bytes of the logits per second over what the machine reads (value)
+or copies (gradient) with one thread, measured in the same seconds. A high load average means that others were at work:
+times and shares then say little, ratios a little more.
 
 """
 

@@ -11,30 +11,34 @@ import numpy as np
 Call = Callable[[], object]
 
 
-def timed(call: Call) -> float:
+# Seconds that a turn lasts at least: a loop that trains finds its code in the caches.
+TURN = 2e-1
+# Of calls in one turn, each of which is timed: a loop finds the memory that it freed a moment ago. After two seconds a
+# virtual machine has given it back to its host: to get NumPy's huge pages again cost 2.1 s, and 0.06 s at once (525 MB;
+# PyTorch's small pages 0.3 s both times).
+RUNS = 3
+
+
+def timed(call: Call, repeats: int = 1) -> float:
+    """Seconds per call."""
     start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
 
 
-def interleaved(calls: dict[str, Call], seconds: float) -> dict[str, float]:
-    """Median seconds per call of each, taken in turns, so that a busy minute of the machine falls on all of them alike.
-
-    Calls faster than the clock's noise are repeated within one turn.
-    """
+def interleaved(calls: dict[str, Call], seconds: float, runs: int = RUNS) -> dict[str, float]:
+    """Median seconds per call of each, in turns: a busy minute of the machine falls on all of them alike."""
     repeats = {}
     for name, call in calls.items():
         repeats[name] = 1
         if timed(call) < 0.1:  # first use: compile, load, touch memory
-            repeats[name] = max(1, int(2e-4 / max(timed(call), 1e-7)))
+            repeats[name] = max(1, int(TURN / runs / max(timed(call), 1e-7)))
     taken: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or min(map(len, taken.values())) < 3:
+    while time.perf_counter() < end or min(map(len, taken.values())) < max(3, 2 * runs):
         for name, call in calls.items():
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            taken[name].append((time.perf_counter() - start) / repeats[name])
+            taken[name].extend(timed(call, repeats[name]) for _ in range(runs))
     return {name: statistics.median(values) for name, values in taken.items()}
 
 

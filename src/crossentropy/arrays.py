@@ -23,7 +23,10 @@ def library_of(*arrays: Any) -> Any:
         if type(value) is not np.ndarray:
             break
     else:
-        return sys.modules.get("crossentropy.libraries.numpy") or load_library("numpy")
+        return load_library("numpy")
+    kind = type(arrays[0])
+    if kind is type(arrays[-1]) and len(arrays) == 2 and (name := root_module(kind)) in LIBRARIES:
+        return load_library(LIBRARIES[name])
     found: dict[str, Any] = {}
     for value in arrays:
         for part in value if isinstance(value, tuple) else (value,):
@@ -44,8 +47,11 @@ def library_of(*arrays: Any) -> Any:
 
 def root_module(array_type: type) -> str:
     """Of the type or, since a subclass lives in a module of its own, of the first base that is a library's."""
-    roots = (base.__module__.partition(".")[0] for base in array_type.__mro__)
-    return next((root for root in roots if root in LIBRARIES or root in KNOWN_WITHOUT_SUPPORT), "")
+    for base in array_type.__mro__:
+        root = base.__module__.partition(".")[0]
+        if root in LIBRARIES or root in KNOWN_WITHOUT_SUPPORT:
+            return root
+    return ""
 
 
 def namespace_of(array: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 
 
@@ -12,4 +13,5 @@ def load(name: str) -> ModuleType:
         from crossentropy.libraries import torch
 
         return torch
-    return importlib.import_module(f"crossentropy.libraries.{name}")
+    full = f"crossentropy.libraries.{name}"
+    return sys.modules.get(full) or importlib.import_module(full)

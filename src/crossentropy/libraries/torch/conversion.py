@@ -7,23 +7,17 @@ from typing import Any
 import torch
 
 from crossentropy import arguments
-from crossentropy.arrays import (
-    FLOATING,
-    REDUCED,
-    Layout,
-    check_single_places,
-    dtype_name,
-    is_floating,
-    is_integer,
-    is_sparse,
-)
+from crossentropy.arrays import FLOATING, REDUCED, Layout, check_single_places, is_integer, is_sparse
 from crossentropy.libraries.torch.tensors import differentiable, values_known
 from crossentropy.options import LossOptions
 
 WORK = torch.float64
 # Not NumPy's, of which some are Python's too and keep their dtype.
 PYTHON_NUMBERS = (bool, int, float)
-SMALL_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+# Their dtypes are compared, not names, which PyTorch builds anew at every question.
+FLOATS = tuple(getattr(torch, name) for name in FLOATING)
+OF_16_BITS = tuple(getattr(torch, name) for name in REDUCED)
+KEPT = (*FLOATS, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 CONVERTED = frozenset((*arguments.ARRAYS, "temperature"))
 
 
@@ -46,17 +40,17 @@ def as_array(name: str, value: Any, device: Any = None) -> Any:
             raise ValueError(f"{name} is on {value.device} and logits on {device}; move it with .to({str(device)!r})")
         value = value.to(device)
     # torch has next to no arithmetic for the wide unsigned integers.
-    return value.to(torch.int64) if is_integer(value) and value.dtype not in SMALL_INTEGERS else value
+    return value if value.dtype in KEPT or not is_integer(value) else value.to(torch.int64)
 
 
 def as_floating(name: str, value: Any, device: Any = None) -> Any:
     """A floating tensor; integers, as a person writes them in a list, become float64."""
     array = as_array(name, value, device)
-    if is_integer(array):
-        array = array.to(WORK)
-    if not is_floating(array):
+    if array.dtype in FLOATS:
+        return array
+    if not is_integer(array):
         raise TypeError(f"{name} must be floating ({', '.join(FLOATING)}), got dtype {array.dtype}")
-    return array
+    return array.to(WORK)
 
 
 def as_target(target: Any, layout: Layout, device: Any) -> Any:
@@ -90,7 +84,7 @@ def as_temperature(value: Any, device: Any) -> Any:
 
 def result_dtype(array: Any) -> torch.dtype:
     """The loss of 16-bit logits is float32."""
-    return torch.float32 if dtype_name(array) in REDUCED else array.dtype
+    return torch.float32 if array.dtype in OF_16_BITS else array.dtype
 
 
 def check_out(out: Any, like: Any, name: str) -> None:

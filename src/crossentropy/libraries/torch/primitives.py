@@ -22,7 +22,7 @@ import torch
 from crossentropy.libraries.torch import compute, memory
 from crossentropy.libraries.torch.conversion import WORK, result_dtype
 from crossentropy.libraries.torch.derivatives import Calls, derivatives, setup_context
-from crossentropy.libraries.torch.forms import ELEMENTS, ROWS, SETTINGS, Form
+from crossentropy.libraries.torch.forms import ELEMENTS, ROWS, SETTINGS, Form, Held
 from crossentropy.libraries.torch.tensors import is_sliced, is_traced
 
 NAMES = ("loss", "loss_and_gradient", "hessian_vector")
@@ -79,10 +79,12 @@ def register_operator(form: Form, name: str, forward: Any, rules: dict[str, Any]
     return getattr(torch.ops.crossentropy, f"{form.name}_{name}").default
 
 
-def chosen(form: Form, function: Any, operator: Any) -> Callable[..., Any]:
+def chosen(form: Form, forward: Any, function: Any, operator: Any) -> Callable[..., Any]:
     def call(x: Any, upstream: Any, vector: Any, *rest: Any) -> Any:
         traced = is_traced(x) or is_sliced(upstream) or is_sliced(vector)
         if not (traced or torch._C._are_functorch_transforms_active()):
+            if isinstance(rest[0], Held) and not any(map(has_derivative, (x, upstream, vector))):
+                return forward(x, upstream, vector, *rest)
             return function(x, upstream, vector, *rest)
         *flat, axis, num_threads, total = rest
         if not isinstance(upstream, torch.Tensor):
@@ -93,12 +95,22 @@ def chosen(form: Form, function: Any, operator: Any) -> Callable[..., Any]:
     return call
 
 
+def has_derivative(value: Any) -> bool:
+    """Outside ``torch.func``: does backward or forward mode follow it? Asked of a small loss, whose Function would take
+    longer than the loss.
+    """
+    if not isinstance(value, torch.Tensor):
+        return False
+    return (value.requires_grad and torch.is_grad_enabled()) or torch.autograd.forward_ad._current_level >= 0
+
+
 def register(form: Form) -> Calls:
     calls = Calls(form)
     rules, forwards = derivatives(calls), implementations(form)
     for name in NAMES:
-        both = (make(form, name, forwards[name], rules[name]) for make in (register_function, register_operator))
-        setattr(calls, name, chosen(form, *both))
+        forward = forwards[name]
+        both = (make(form, name, forward, rules[name]) for make in (register_function, register_operator))
+        setattr(calls, name, chosen(form, forward, *both))
     return calls
 
 

@@ -150,7 +150,7 @@ def row_parts(
     if coefficients.class_mask is not None:  # in C order, like everything that meets the logits
         mask = xp.astype(coefficients.class_mask, bool)
         coefficients = dataclasses.replace(coefficients, class_mask=mask)
-    if values_known(logits) and (coefficients.dense is not None or options.inputs != "logits"):
+    if (coefficients.dense is not None or options.inputs != "logits") and values_known(logits):
         check_rows(logits, coefficients, layout, summary)
     mass = coefficients.target_mass
     if coefficients.dense is not None and options.reduction == "mean" and is_weight(options.normalizer):
@@ -199,7 +199,7 @@ def held_row_problem(logits: Any, target: Any, layout: Layout, options: LossOpti
         x=logits,
         axis=layout.axis,
         coefficients=Held(coefficients, sources),
-        upstream=torch.from_numpy(upstream) if np.ndim(upstream) else float(upstream),
+        upstream=torch.from_numpy(upstream) if getattr(upstream, "ndim", 0) else float(upstream),
         options=options,
         shape=layout.row_shape,
         dtype=result_dtype(logits),
