@@ -21,7 +21,7 @@ LAYERS = [
     | {"linear_chunks"},
     {"distributions", "losses", "linear"},
     {""},
-    {"torch", "optax", "evaluation.batches", "evaluation.intervals"},
+    {"torch", "torch.*", "optax", "evaluation.batches", "evaluation.intervals"},
     {"evaluation.scaler", "evaluation.whole_file"},
     {"evaluation.calibration", "evaluation.temperature_sums", "evaluation.clusters", "evaluation.columns"},
     {"evaluation.label_frequencies"},
@@ -57,7 +57,7 @@ LAYERS = [
 STRANGERS = ("kernels.", "libraries.")
 # What only the named modules may import, wherever the statement stands. The rest of the core knows NumPy alone.
 OPTIONAL = {
-    "torch": {"libraries.torch", "torch", "kernels.triton"},
+    "torch": {"libraries.torch", "torch", "torch.functional", "torch.modules", "kernels.triton"},
     "triton": {"kernels.triton"},
     "jax": {"kernels.xla", "libraries.jax", "optax"},
     "jinja2": {"evaluation.page"},

@@ -193,6 +193,37 @@ def test_out_takes_the_gradients(library):
             assert_same(library.numpy(gradient), a)
 
 
+def test_out_may_overlap_the_target(library, monkeypatch):
+    """Shifted by a row, so that the gradient of a row lies where the target of the next one is read."""
+    chunk_of(monkeypatch, rows=2, classes=6)
+    features, weight, _, _ = head(rows=8, classes=6)
+    memory = np.abs(np.random.default_rng(2).normal(size=(9, 6)))
+    target = memory[:-1].copy()
+    expected = xe.linear_cross_entropy_value_and_grad(features, weight, target)[1].features
+    if not isinstance(library.array(weight), np.ndarray):
+        features, weight, memory = map(library.array, (features, weight, memory))
+    gradients = xe.linear_cross_entropy_value_and_grad(features, weight, memory[:-1], out=(memory[1:], None))[1]
+    np.testing.assert_allclose(library.numpy(gradients.features), expected, rtol=1e-12, atol=1e-15)
+
+
+def test_out_that_overlaps_is_refused(library):
+    """Each gradient needs its own memory, of which one piece may be cut."""
+    features, weight, _, labels = head(rows=30)
+    features, weight = (np.array(library.numpy(library.array(a))) for a in (features, weight))
+    expected = xe.linear_cross_entropy_value_and_grad(features, weight, labels)[1]
+    is_numpy = isinstance(library.array(labels), np.ndarray)
+    memory = np.empty(400) if is_numpy else library.array(np.empty(400))
+    given = [np.array(a) if is_numpy else library.array(a) for a in (features, weight, labels)]
+    whole, columns = memory[:360].reshape(30, 12), memory[:180].reshape(30, 6)
+    for out in [(columns, memory[180:360].reshape(30, 6)), (whole[:, :6], whole[:, 6:])]:
+        xe.linear_cross_entropy_value_and_grad(*given, out=out)
+        for part, gradient in zip(out, expected, strict=False):
+            np.testing.assert_allclose(library.numpy(part), gradient, rtol=1e-12, atol=1e-15)
+    for out in [(columns, columns), (columns, memory[179:359].reshape(30, 6)), (whole[:, :6], whole[:, 5:11])]:
+        with pytest.raises(ValueError, match="the arrays for features and weight overlap in memory"):
+            xe.linear_cross_entropy_value_and_grad(*given, out=out)
+
+
 def test_shapes_that_do_not_fit_are_named(library):
     features, weight, bias, labels = head()
     cases_ = [

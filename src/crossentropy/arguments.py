@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from crossentropy.arrays import FLOATING, is_floating, is_integer, is_sparse
+from crossentropy.arrays import FLOATING, Layout, check_unit_interval, is_floating, is_integer, is_sparse, namespace_of
 
 AsArray = Callable[[str, Any], Any]
 # The options that may be arrays.
@@ -35,3 +35,21 @@ def options(as_array: AsArray, given: Any) -> Any:
         return given
     arrays = {name: as_array(name, values[name]) for name in ARRAYS if not isinstance(values.get(name), str | None)}
     return given.replace(**arrays) if arrays else given
+
+
+def rows(
+    as_floating: AsArray, axis: int, named: dict[str, Any], *, probabilities: bool
+) -> tuple[dict[str, Any], Layout]:
+    """The arguments of a function of rows, by name: arrays of one shape, and its layout."""
+    arrays = {name: as_floating(name, value) for name, value in named.items()}
+    (first, *others) = arrays
+    layout = Layout.of(tuple(arrays[first].shape), axis, first)
+    for name in others:
+        if tuple(arrays[name].shape) != layout.shape:
+            raise ValueError(
+                f"{first} and {name} must have one shape, got {layout.shape} and {tuple(arrays[name].shape)}"
+            )
+    if probabilities:
+        for name, array in arrays.items():
+            check_unit_interval(namespace_of(array), name, array)
+    return arrays, layout

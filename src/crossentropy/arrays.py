@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Callable
@@ -214,3 +215,16 @@ def unravel(first: int, shape: tuple[int, ...]) -> str:
 def probability_error(inputs: str, position: str, value: float) -> str:
     what = "outside [0, 1]" if inputs == "probs" else "no log-probability, which is at most 0"
     return f'logits{position} = {value} is {what}, and inputs={inputs!r}; for logits use inputs="logits"'
+
+
+def check_single_places(shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    """ValueError for an ``out`` that is broadcast: what is written last would stand in all of its entries."""
+    if any(stride == 0 and extent > 1 for stride, extent in zip(strides, shape, strict=True)):
+        raise ValueError("out overlaps itself: several of its entries are one number in memory")
+
+
+def check_apart(out: list[tuple[str, Any]]) -> None:
+    """ValueError for two arrays of ``out``, (name, NumPy array), with a number in common."""
+    for (name, array), (other_name, other) in itertools.combinations(out, 2):
+        if np.shares_memory(array, other):
+            raise ValueError(f"out: the arrays for {name} and {other_name} overlap in memory; each needs its own")

@@ -136,7 +136,9 @@ def one_hot(labels: Any, num_classes: int, *, axis: int = -1, dtype: Any = None)
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     if not is_integer(labels) and 0 not in labels.shape:
-        raise TypeError(f"labels must be integers, got dtype {labels.dtype}; use labels.astype(int)")
+        raise TypeError(
+            f"labels must be integers, got dtype {labels.dtype}; use labels.astype(int), on a tensor labels.long()"
+        )
     if not -labels.ndim - 1 <= axis <= labels.ndim:
         raise ValueError(f"axis {axis} is out of range for a result of {labels.ndim + 1} dimensions")
     layout = Layout((*labels.shape, num_classes), labels.ndim)

@@ -252,11 +252,12 @@ def is_dense(xp: Any, target: Any, layout: Layout) -> bool:
             return False
         if is_boolean(target):
             raise TypeError(
-                "target: boolean class labels; use target.astype(int), or binary_cross_entropy for one logit per row"
+                "target: boolean class labels; use target.astype(int), on a tensor target.long(), or "
+                "binary_cross_entropy for one logit per row"
             )
         raise TypeError(
-            f"target: class labels must be integers, got dtype {target.dtype}; use target.astype(int), or pass soft "
-            f"targets of the shape of logits, {layout.shape}"
+            f"target: class labels must be integers, got dtype {target.dtype}; use target.astype(int), on a "
+            f"tensor target.long(), or pass soft targets of the shape of logits, {layout.shape}"
         )
     one_column = list(layout.shape)
     one_column[layout.axis] = 1
@@ -278,7 +279,8 @@ def class_mask(xp: Any, layout: Layout, mask: Any) -> Any:
     mask = xp.asarray(mask)
     if not is_boolean(mask):
         raise TypeError(
-            f"class_mask must be boolean, True = the class can occur, got dtype {mask.dtype}; use mask.astype(bool)"
+            f"class_mask must be boolean, True = the class can occur, got dtype {mask.dtype}; use mask.astype(bool), "
+            "on a tensor mask.bool()"
         )
     if tuple(mask.shape) == (layout.classes,):
         return mask

@@ -277,6 +277,11 @@ def test_what_would_raise_is_nan_when_traced(argument, bad):
     assert np.isnan(float(jax.jit(loss)(jnp.asarray(bad))))
 
 
+def test_labels_that_cannot_be_read_are_not_checked_even_where_that_is_asked_for():
+    loss = jax.jit(lambda x, y: xe.cross_entropy(x, y, reduction="none", check_labels=True))
+    np.testing.assert_array_equal(loss(jnp.zeros((2, 1)), jnp.array([0, 1])), [0.0, np.nan])
+
+
 def test_a_probability_outside_the_unit_interval_is_nan_when_traced():
     p = jnp.array([[0.5, 1.5], [0.25, 0.75]])
     loss = lambda p: xe.cross_entropy(p, jnp.array([1, 1]), inputs="probs", reduction="none")  # noqa: E731

@@ -165,3 +165,53 @@ def test_bad_targets_are_refused():
     assert torch.nn.BCEWithLogitsLoss()(torch.zeros(1), torch.tensor([7.0])) < 1
     with pytest.raises(ValueError, match=re.escape("target[0] = 7.0 is outside [0, 1]")):
         xe.torch.BCEWithLogitsLoss()(torch.zeros(1), torch.tensor([7.0]))
+
+
+def test_a_target_below_zero_is_refused_under_smoothing_too():
+    """Smoothed, 0.9 x -0.01 + 0.1 / 4 would be a probability."""
+    logits, target = torch.randn(2, 4), torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.51, -0.01, 0.5, 0.0]])
+    for call in (CrossEntropyLoss(label_smoothing=0.1), smoothed_linear):
+        with pytest.raises(ValueError, match=r"target\[1, 1\] = -0.0099"):
+            call(logits, target)
+
+
+def smoothed_linear(logits, target):
+    return xe.torch.linear_cross_entropy(logits, torch.eye(4), target, label_smoothing=0.1)
+
+
+# -- torch.nn's names and ours -----------------------------------------------------------------------------------------
+
+
+def test_weights_by_our_name_are_torchs_weights():
+    logits, labels, weight = torch.randn(4, 3), torch.tensor([0, 2, 1, 2]), torch.tensor([1.0, 2.0, 5.0])
+    expected = F.cross_entropy(logits, labels, weight)
+    for loss in (
+        CrossEntropyLoss(class_weight=weight)(logits, labels),
+        CrossEntropyLoss()(logits, labels, class_weight=weight),
+        xe.torch.NLLLoss(class_weight=weight)(logits.log_softmax(-1), labels),
+        xe.torch.linear_cross_entropy(logits, torch.eye(3), labels, class_weight=weight),
+    ):
+        torch.testing.assert_close(loss, expected)
+    hot = F.one_hot(labels, 3).float()
+    expected = F.binary_cross_entropy_with_logits(logits, hot, weight)
+    torch.testing.assert_close(xe.torch.BCEWithLogitsLoss(row_weight=weight)(logits, hot), expected)
+    torch.testing.assert_close(BCELoss(row_weight=weight)(logits.sigmoid(), hot), expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda x, y, w: CrossEntropyLoss(w)(x, y, class_weight=w), "class_weight"),
+        (lambda x, y, w: xe.torch.linear_cross_entropy(x, torch.eye(3), y, weight=w, class_weight=w), "class_weight"),
+        (lambda x, y, w: xe.torch.BCEWithLogitsLoss(w, row_weight=w)(x, x.sigmoid()), "row_weight"),
+    ],
+)
+def test_one_argument_by_two_names_is_refused(call, name):
+    with pytest.raises(TypeError, match=f"weight and {name} are two names of one argument"):
+        call(torch.randn(2, 3), torch.tensor([0, 2]), torch.ones(3))
+
+
+def test_what_is_no_tensor_is_named():
+    for call in (xe.torch.cross_entropy, xe.torch.binary_cross_entropy_with_logits):
+        with pytest.raises(TypeError, match="input must be a tensor, got list"):
+            call([[1.0, 2.0]], torch.tensor([0]))

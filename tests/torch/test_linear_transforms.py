@@ -121,6 +121,14 @@ def test_derivatives_to_options(changed):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("name", ["class_weight", "temperature", "class_bias"])
+def test_value_and_grad_names_the_derivative_that_it_has_not(name):
+    features, weight, bias = (array.detach() for array in leaves())
+    option = (normal(4).exp()[0] if name == "temperature" else normal(4).exp()).requires_grad_()
+    with pytest.raises(NotImplementedError, match=name):
+        xe.linear_cross_entropy_value_and_grad(features, weight, LABELS, bias=bias, **{name: option})
+
+
 # -- a training loop ---------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +275,31 @@ def test_compile(reduction):
         results.append([value, *torch.autograd.grad(value.sum(), arrays)])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("transform", ["compile", "vmap"])
+def test_statistics_that_are_seen(transform):
+    torch._dynamo.reset()
+    features, weight, bias = (array.detach() for array in leaves())
+    function = lambda f: tuple(xe.linear_row_statistics(f, weight, LABELS, bias=bias))  # noqa: E731
+    if transform == "compile":
+        results = [torch.compile(function, fullgraph=True, backend="aot_eager")(features)]
+    else:
+        results = list(zip(*vmap(function)(torch.stack([features, features])), strict=True))
+    for result in results:
+        for a, b in zip(result, function(features), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("width", [3, 0])
+def test_tensors_without_values(width):
+    """Also what a compiler learns of the results: their shapes."""
+    arrays = [torch.empty(*shape, device="meta", requires_grad=True) for shape in ((6, width), (4, width))]
+    labels = torch.empty(6, dtype=torch.int64, device="meta")
+    assert xe.linear_cross_entropy(*arrays, labels, reduction="none").shape == (6,)
+    value = xe.linear_cross_entropy(*arrays, labels)
+    assert (value.shape, value.device.type) == ((), "meta")
+    assert [g.shape for g in torch.autograd.grad(value, arrays)] == [(6, width), (4, width)]
 
 
 @pytest.mark.parametrize("name", ["loss", "loss_and_gradients", "hessian_vector"])

@@ -130,6 +130,8 @@ def test_out_takes_the_gradient():
     assert torch.equal(in_place, gradient)
     with pytest.raises(ValueError, match="out does not support automatic differentiation"):
         xe.cross_entropy_value_and_grad(logits.clone().requires_grad_(), labels, out=torch.empty(6, 5))
+    with pytest.raises(ValueError, match="out overlaps itself"):
+        xe.cross_entropy_value_and_grad(logits, labels, out=torch.empty(1, 5).expand(6, 5))
 
 
 @pytest.mark.parametrize("sizes", [(7, 1, 24), (16, 16), (31, 1)])

@@ -89,6 +89,35 @@ def test_derivatives_to_what_else_requires_grad(name, reduction):
     check(lambda x, w: MEASURED[name](x, w, reduction), (X.clone().requires_grad_(), positive(*SHAPES[name])))
 
 
+@pytest.mark.parametrize("mask", [[False, True, True], [False, False, False]], ids=["its class", "all classes"])
+@pytest.mark.parametrize("normalizer", ["weight", 0.0])
+def test_nothing_of_a_row_that_does_not_count_reaches_class_weights(mask, normalizer):
+    """An ignored row stands for class 0, which cannot occur there: its loss would be infinite, its slope NaN."""
+    weight, labels, masks = positive(3), LABELS.clone(), torch.ones(4, 3, dtype=bool)
+    labels[0], masks[0] = (0 if normalizer == 0.0 else -100), torch.tensor(mask)
+    options = {"label_smoothing": 0.1, "normalizer": normalizer}
+    value = xe.cross_entropy(X, labels, class_mask=masks, class_weight=weight, **options)
+    expected = xe.cross_entropy(X[1:], labels[1:], class_weight=weight, **options)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(v, weight)[0] for v in (value, expected)))
+
+
+def test_nothing_of_an_element_that_does_not_count_reaches_pos_weight():
+    weight, logits = positive(3), torch.tensor([-torch.inf, 0.0, 1.0])
+    value = xe.binary_cross_entropy(logits, torch.ones(3), pos_weight=weight, normalizer=0.0)
+    value.backward()
+    assert value == 0
+    assert not weight.grad.any()
+
+
+@pytest.mark.parametrize("name", ["target", "target of probs", "binary target"])
+def test_derivatives_of_no_rows(name):
+    arguments = X[:0].clone().requires_grad_(), positive(0, 3)
+    value = MEASURED[name](*arguments, "mean")
+    assert value == 0
+    assert [g.shape for g in torch.autograd.grad(value, arguments)] == [(0, 3), (0, 3)]
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -97,16 +126,36 @@ def test_derivatives_to_what_else_requires_grad(name, reduction):
         lambda w: xe.cross_entropy_value_and_grad(X, LABELS, temperature=w[0])[1],
         lambda w: xe.cross_entropy_hvp(X, LABELS, V, class_weight=w),
         lambda w: xe.row_statistics(X * w).lse,
+        lambda w: xe.row_statistics(X, LABELS, temperature=w[0]).lse,
+        lambda w: xe.row_statistics(X, SOFT * w).target_log_prob,
         lambda w: xe.entropy(w),
     ],
-    ids=["focal", "value_and_grad", "temperature", "hvp", "row_statistics", "entropy"],
+    ids=["focal", "value_and_grad", "temperature", "hvp", "row_statistics", "its temperature", "its target", "entropy"],
 )
 def test_a_derivative_that_is_not_there_is_an_error(call):
     with pytest.raises(NotImplementedError, match="derivative"):
         call(positive(3)).sum().backward()
 
 
+@pytest.mark.parametrize("name", ["hvp", "vhp"])
+def test_products_by_torchs_own_functional(name):
+    """hvp differentiates the gradient to the vector; that the logits require a gradient too is no third derivative."""
+    weight = normal(5, 3, seed=3)
+    for ours, theirs in (
+        (lambda x: xe.cross_entropy(x, LABELS), lambda x: F.cross_entropy(x, LABELS)),
+        (lambda x: xe.binary_cross_entropy(x, SOFT), lambda x: F.binary_cross_entropy_with_logits(x, SOFT)),
+        (
+            lambda x: xe.linear_cross_entropy(x, weight, LABELS),
+            lambda x: F.cross_entropy(F.linear(x, weight), LABELS),
+        ),
+    ):
+        product = getattr(torch.autograd.functional, name)
+        torch.testing.assert_close(product(ours, X, V), product(theirs, X, V))
+
+
 def test_a_third_derivative_is_an_error():
+    with pytest.raises(NotImplementedError, match="third derivative"):
+        grad(lambda x: grad(lambda x: grad(lambda x: xe.cross_entropy(x, LABELS))(x).square().sum())(x).sum())(X)
     logits = X.clone().requires_grad_()
     (first,) = torch.autograd.grad(xe.cross_entropy(logits, LABELS), logits, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), logits, create_graph=True)

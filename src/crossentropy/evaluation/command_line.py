@@ -64,8 +64,7 @@ def parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--baseline", metavar="FILE", help="predictions for the same rows to measure the skill against")
     _add_texts(report)
-    report.add_argument("--html", metavar="OUT", help="write a page as well: one file, to mail or to keep")
-    report.add_argument("--json", action="store_true", help="the same numbers as JSON")
+    _add_forms(report)
 
     compare = commands.add_parser(
         "compare",
@@ -88,8 +87,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"end with status {WORSE} where B's mean loss (per token for texts) is more than NATS above A's",
     )
     _add_texts(compare)
-    compare.add_argument("--html", metavar="OUT", help="write a page as well: one file, to mail or to keep")
-    compare.add_argument("--json", action="store_true", help="the same numbers as JSON")
+    _add_forms(compare)
 
     calibrate = commands.add_parser(
         "calibrate",
@@ -166,6 +164,11 @@ def _add_texts(command: argparse.ArgumentParser) -> None:
     texts.add_argument(
         "--bytes", metavar="COLUMN", help="the number of bytes of the text; each of these three implies the first"
     )
+
+
+def _add_forms(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--html", metavar="OUT", help="write a page as well: one file, to mail or to keep")
+    command.add_argument("--json", action="store_true", help="the same numbers as JSON")
 
 
 def _count(text: str) -> int:

@@ -168,7 +168,7 @@ def target_measure(xp: Any, statistics: RowStatistics, c: RowCoefficients, like:
             q = q + xp.where(classes == c.indices[:, k, None], c.index_weight[:, k, None], 0.0)
     if c.label_smoothing:
         g = xp.ones_like(statistics.maximum) * smoothing_coefficient(statistics, c)
-        weight = xp.ones_like(like[0]) if c.class_weight is None else c.class_weight
+        weight = xp.ones(like.shape[-1:], dtype=like.dtype) if c.class_weight is None else c.class_weight
         profile = g[:, None] * weight
         q = q + (profile if c.class_mask is None else xp.where(c.class_mask, profile, 0.0))
     if c.dense is not None:

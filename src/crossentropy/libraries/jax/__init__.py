@@ -21,26 +21,8 @@ from crossentropy.libraries.jax.losses import (
     result_dtype,
     row_summary,
     values_known,
+    values_readable,
 )
-
-__all__ = [
-    "as_array",
-    "as_floating",
-    "binary_cross_entropy",
-    "binary_cross_entropy_value_and_grad",
-    "cross_entropy",
-    "cross_entropy_hvp",
-    "cross_entropy_value_and_grad",
-    "linear_cross_entropy",
-    "linear_cross_entropy_value_and_grad",
-    "linear_row_summary",
-    "map_elements",
-    "map_rows",
-    "namespace",
-    "result_dtype",
-    "row_summary",
-    "values_known",
-]
 
 
 def __getattr__(name: str) -> Any:

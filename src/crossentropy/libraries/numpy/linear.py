@@ -8,18 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from crossentropy.arrays import Layout
-from crossentropy.libraries.numpy.losses import (
-    WORK,
-    Output,
-    Rows,
-    as_floating,
-    as_result,
-    quiet,
-    shaped_summary,
-    summary_of,
-    xp,
-)
+from crossentropy.arrays import Layout, check_apart
+from crossentropy.libraries.numpy.conversion import WORK, as_floating, xp
+from crossentropy.libraries.numpy.losses import Rows, as_result, quiet, shaped_summary, summary_of
+from crossentropy.libraries.numpy.output import Output
 from crossentropy.linear_chunks import (
     MEMORY_BUDGET,
     ChosenRows,
@@ -149,7 +141,7 @@ class Problem:
 class Outputs:
     """The arrays of the gradients: the caller's ``out``, or fresh ones."""
 
-    def __init__(self, out: Any, given: list[np.ndarray]) -> None:
+    def __init__(self, out: Any, given: list[np.ndarray], target: Any) -> None:
         names = ("features", "weight", "bias")[: len(given)]
         if out is None:
             out = (None,) * len(given)
@@ -157,8 +149,9 @@ class Outputs:
             raise TypeError(f"out must be ({', '.join(names)}), got {type(out).__name__}")
         elif len(out) < len(given) or any(extra is not None for extra in out[len(given) :]):
             raise ValueError(f"out must be ({', '.join(names)}), got {len(out)} entries")
+        check_apart([(name, part) for name, part in zip(names, out, strict=False) if isinstance(part, np.ndarray)])
         # Views of the inputs: none is read for the last time before its gradient is written.
-        inputs = [array[...] for array in given]
+        inputs = [*(array[...] for array in given), target]
         self.outputs = [
             Output(part, array, *inputs, name=name) for part, array, name in zip(out, given, names, strict=False)
         ]
@@ -206,7 +199,7 @@ def linear_cross_entropy_value_and_grad(
     features: Any, weight: Any, target: Any, bias: Any, options: LinearOptions, out: Any
 ) -> tuple[Any, list[np.ndarray]]:
     problem = Problem(features, weight, target, bias, options)
-    outputs = Outputs(out, problem.given)
+    outputs = Outputs(out, problem.given, target)
     value = problem.value(outputs)
     return value, [output.array for output in outputs.outputs]
 

@@ -1,4 +1,4 @@
-"""NumPy arrays, lists and numbers: conversion, blocks of rows, dtypes of results. The arithmetic is in ``kernels``."""
+"""The losses of NumPy arrays: blocks of rows, dtypes of results. The arithmetic is in ``kernels``."""
 
 from __future__ import annotations
 
@@ -6,24 +6,16 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from crossentropy import arguments, reduction
-from crossentropy.arrays import (
-    FLOATING,
-    INTEGER,
-    REDUCED,
-    Layout,
-    check_unit_interval,
-    dtype_name,
-    is_boolean,
-    is_sparse,
-)
+from crossentropy.arrays import Layout, is_boolean
 from crossentropy.binary_coefficients import binary_coefficients, check_binary_probabilities
 from crossentropy.kernels import generic, native
+from crossentropy.libraries.numpy.conversion import WORK, as_array, as_floating, result_dtype, xp
+from crossentropy.libraries.numpy.output import Output
 from crossentropy.options import BinaryOptions, LossOptions
 from crossentropy.reduction import Reduction
 from crossentropy.row_coefficients import (
@@ -35,59 +27,13 @@ from crossentropy.row_coefficients import (
 )
 from crossentropy.row_loss import RowStatistics, log_sum, row_loss
 
-WORK = np.float64
-# NumPy, but conversion gives C order: a sum over classes that are not contiguous is not pairwise (97 ulp, C = 4,000).
-xp = namespace = SimpleNamespace(**vars(np) | {"astype": lambda array, dtype: np.asarray(array, dtype, order="C")})
 # Elements per block of rows: the float64 temporaries of one block (256 kB each) stay in a core's cache.
 BLOCK = 1 << 15
-FLOAT32 = np.dtype(np.float32)
 LARGEST = float(np.finfo(WORK).max)
 
 # Infinities and underflow are results here, defined row by row; a warning for each would be noise. As a decorator it
 # costs a third of what it costs as a context.
 quiet = np.errstate(all="ignore")
-# What as_array gives back as it is: NumPy's own numbers in the machine's byte order.
-FLOATS = {np.dtype(name) for name in FLOATING if hasattr(np, name)}
-NUMBERS = {np.dtype(name) for name in (*FLOATING, *INTEGER, "bool") if hasattr(np, name)}
-
-
-def values_known(array: Any) -> bool:
-    return True
-
-
-values_readable = values_known
-
-
-def as_array(name: str, value: Any) -> np.ndarray:
-    """A NumPy array of native byte order, or TypeError."""
-    if type(value) is np.ndarray and value.dtype in NUMBERS and value.dtype.isnative:
-        return value
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} is a masked array, whose mask would be lost; use row_weight, class_mask or ignore_index instead"
-        )
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} is not a rectangular array: {error}") from None
-    if array.dtype == object:
-        odd = next((v for v in array.flat if not isinstance(v, (int, float))), None)
-        found = "objects of no NumPy number type" if odd is None and array.ndim else type(odd).__name__
-        raise TypeError(f"{name} must hold numbers, got {found}")
-    if array.dtype.kind in "USMmc" or dtype_name(array) in ("longdouble", "float128", "float96"):
-        raise TypeError(f"{name} must hold real numbers of at most 64 bits, got dtype {array.dtype}")
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-
-def as_floating(name: str, value: Any) -> np.ndarray:
-    if type(value) is np.ndarray and value.dtype in FLOATS and value.dtype.isnative:
-        return value
-    return arguments.floating(as_array, name, value, WORK)
-
-
-def result_dtype(array: np.ndarray) -> np.dtype:
-    """The loss of 16-bit logits is float32."""
-    return FLOAT32 if dtype_name(array) in REDUCED else array.dtype
 
 
 def blocks(rows: int, width: int) -> Iterator[slice]:
@@ -371,15 +317,7 @@ def map_rows(
     function: Callable[..., Any], axis: int, keeps_classes: bool, *, probabilities: bool = False, **named: Any
 ) -> Any:
     """``function(xp, rows, ...)`` of float64 (rows, classes), blockwise; its result in the dtype of the arguments."""
-    arrays = {name: as_floating(name, value) for name, value in named.items()}
-    (first, *others) = arrays
-    layout = Layout.of(arrays[first].shape, axis, first)
-    for name in others:
-        if arrays[name].shape != layout.shape:
-            raise ValueError(f"{first} and {name} must have one shape, got {layout.shape} and {arrays[name].shape}")
-    if probabilities:
-        for name, array in arrays.items():
-            check_unit_interval(xp, name, array)
+    arrays, layout = arguments.rows(as_floating, axis, named, probabilities=probabilities)
     rows = [layout.to_rows(xp, array) for array in arrays.values()]
     dtype = np.result_type(*map(result_dtype, arrays.values()))
     result = np.empty((layout.count, layout.classes) if keeps_classes else layout.count, dtype)
@@ -397,52 +335,3 @@ def map_elements(function: Callable[..., Any], **named: Any) -> Any:
     for index in element_blocks(array.shape):
         result[index] = function(xp, xp.astype(array[index], WORK))
     return result[()]
-
-
-class Output:
-    """The gradient's array: the caller's ``out`` or a fresh one, filled row by row.
-
-    ``out`` may be the logits themselves (each block is read before it is written); any other overlap with an input goes
-    through a buffer.
-    """
-
-    def __init__(self, out: Any, logits: np.ndarray, *inputs: Any, name: str = "logits") -> None:
-        """``name``: of what ``logits`` is to the caller."""
-        if out is None:
-            self.array = self.buffer = np.empty_like(logits, subok=False)
-            return
-        if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-            raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-        if out.shape != logits.shape or out.dtype.newbyteorder("=") != logits.dtype:
-            raise ValueError(
-                f"out must have the shape and dtype of {name}, {logits.shape} {logits.dtype}, "
-                f"got {out.shape} {out.dtype}"
-            )
-        if not out.flags.writeable:
-            raise ValueError("out is read-only")
-        if any(stride == 0 and extent > 1 for stride, extent in zip(out.strides, out.shape, strict=True)):
-            raise ValueError("out overlaps itself: several of its entries are one number in memory")
-        same = out.__array_interface__["data"] == logits.__array_interface__["data"] and out.strides == logits.strides
-        others = [
-            part
-            for value in inputs
-            if not (same and value is logits)
-            for part in (value if is_sparse(value) else (value,))
-        ]
-        overlaps = any(isinstance(part, np.ndarray) and np.may_share_memory(out, part) for part in others)
-        self.array = out
-        self.buffer = np.empty_like(logits) if overlaps or not out.dtype.isnative else out
-
-    def rows(self, layout: Layout) -> np.ndarray:
-        """(rows, classes) to be filled; a view of the buffer where the strides allow one."""
-        return layout.to_rows(xp, self.buffer)
-
-    def fill(self, layout: Layout, rows: np.ndarray) -> None:
-        """From what ``rows`` gave, where that is no view."""
-        if not np.may_share_memory(rows, self.buffer):
-            self.buffer[...] = layout.from_rows(xp, rows)
-
-    def deliver(self) -> np.ndarray:
-        if self.buffer is not self.array:
-            self.array[...] = self.buffer
-        return self.array

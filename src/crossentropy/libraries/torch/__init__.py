@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from crossentropy.arrays import Layout, check_unit_interval
+from crossentropy import arguments
 from crossentropy.libraries.torch import compute, distributions, summary
 from crossentropy.libraries.torch.conversion import WORK, as_array, as_floating, check_out, result_dtype
 from crossentropy.libraries.torch.linear import (
@@ -19,27 +19,6 @@ from crossentropy.libraries.torch.namespace import Namespace
 from crossentropy.libraries.torch.problem import Problem, element_problem, row_problem
 from crossentropy.libraries.torch.tensors import differentiable, values_known, values_readable
 from crossentropy.options import BinaryOptions, LossOptions
-
-__all__ = [
-    "WORK",
-    "as_array",
-    "as_floating",
-    "binary_cross_entropy",
-    "binary_cross_entropy_value_and_grad",
-    "cross_entropy",
-    "cross_entropy_hvp",
-    "cross_entropy_value_and_grad",
-    "linear_cross_entropy",
-    "linear_cross_entropy_value_and_grad",
-    "linear_row_summary",
-    "map_elements",
-    "map_rows",
-    "namespace",
-    "result_dtype",
-    "row_summary",
-    "values_known",
-    "values_readable",
-]
 
 namespace = Namespace
 
@@ -96,43 +75,20 @@ def value_into(problem: Problem, out: Any) -> tuple[Any, Any]:
 
 def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, Any, Any, Any]:
     """lse, log-probability of the target (None without one), entropy, prediction; each of the shape of the rows."""
-    logits = as_floating("logits", logits)
-    if differentiable(logits):
-        raise NotImplementedError(
-            "row_statistics has no derivatives; call it under torch.no_grad(), or on logits.detach(). "
-            "cross_entropy, log_softmax and softmax have them"
-        )
-    problem = row_problem(logits, target, options, summary=True)
-    xp, x = Namespace(logits.device), problem.form.as_rows(problem.x, problem.axis)
-    c = problem.form.as_tensors(problem.flat())
-    # One block of no rows gives the results their dtypes.
-    parts = [
-        summary.of_logits(xp, x[block], c.rows(block), target is not None)
-        for block in list(compute.blocks(x)) or [slice(0, 0)]
-    ]
-    return summary.shaped(problem, map(torch.cat, zip(*parts, strict=True)), target is not None)
+    problem = row_problem(as_floating("logits", logits), target, options, summary=True)
+    return summary.of_problem(problem, target is not None)
 
 
 def map_rows(
     function: Callable[..., Any], axis: int, keeps_classes: bool, *, probabilities: bool = False, **named: Any
 ) -> Any:
     """``function(xp, rows, ...)`` of float64 (rows, classes); its result in the dtype of the arguments."""
-    arrays = {name: as_floating(name, value) for name, value in named.items()}
-    (first, *others) = arrays
-    layout = Layout.of(tuple(arrays[first].shape), axis, first)
-    for name in others:
-        if tuple(arrays[name].shape) != layout.shape:
-            raise ValueError(
-                f"{first} and {name} must have one shape, got {layout.shape} and {tuple(arrays[name].shape)}"
-            )
-    xp = Namespace(arrays[first].device)
+    arrays, layout = arguments.rows(as_floating, axis, named, probabilities=probabilities)
     if not keeps_classes and any(map(differentiable, arrays.values())):
         raise NotImplementedError(
             f"no derivative with respect to {' and '.join(arrays)}: use cross_entropy, which has it, or .detach()"
         )
-    if probabilities:
-        for name, array in arrays.items():
-            check_unit_interval(xp, name, array)
+    xp = Namespace(next(iter(arrays.values())).device)
     dtypes = [result_dtype(array) for array in arrays.values()]
     dtype = torch.promote_types(dtypes[0], dtypes[-1])
     rows = [layout.to_rows(xp, array) for array in arrays.values()]

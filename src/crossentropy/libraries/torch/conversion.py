@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from crossentropy import arguments
-from crossentropy.arrays import FLOATING, REDUCED, Layout, is_integer, is_sparse
+from crossentropy.arrays import FLOATING, REDUCED, Layout, check_single_places, is_integer, is_sparse
 from crossentropy.libraries.torch.tensors import differentiable, values_known
 from crossentropy.options import LossOptions
 
@@ -98,5 +98,6 @@ def check_out(out: Any, like: Any, name: str) -> None:
             f"out must have shape, dtype and device of {name}, {tuple(like.shape)} {like.dtype} {like.device}, "
             f"got {tuple(out.shape)} {out.dtype} {out.device}"
         )
+    check_single_places(tuple(out.shape), out.stride())
     if torch.is_grad_enabled() and (out.requires_grad or like.requires_grad):
         raise ValueError("out does not support automatic differentiation; use torch.no_grad(), or leave it out")

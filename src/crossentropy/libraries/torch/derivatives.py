@@ -17,6 +17,8 @@ from crossentropy.libraries.torch.conversion import WORK, result_dtype
 from crossentropy.libraries.torch.forms import SETTINGS, Form, Held
 from crossentropy.libraries.torch.tensors import primal, values_known
 
+THIRD = "crossentropy: third derivatives of the loss are not provided (value, gradient and Hessian-vector product are)"
+
 
 @dataclasses.dataclass
 class Calls:
@@ -59,10 +61,22 @@ def refuse(form: Form, which: Any) -> None:
         )
 
 
-def third_derivative() -> None:
-    raise NotImplementedError(
-        "crossentropy: third derivatives of the loss are not provided (value, gradient and Hessian-vector product are)"
-    )
+def third_derivative(ctx: Any, inputs: range) -> None:
+    """NotImplementedError where the pass that is running goes on to one of these tensors.
+
+    PyTorch says that a gradient is needed wherever a tensor requires one. ``torch.autograd.functional.hvp`` asks for
+    another one alone: that to the vector.
+    """
+    if any(is_reached(ctx.next_functions[position][0]) for position in inputs):
+        raise NotImplementedError(THIRD)
+
+
+def is_reached(node: Any) -> bool:
+    """Does the pass that is running go on to this node of the graph?"""
+    try:
+        return node is not None and torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # does not answer for a leaf that torch.autograd.grad was asked for
+        return True
 
 
 def to_shape(rows: Any, upstream: Any) -> Any:
@@ -118,7 +132,7 @@ def derivatives(calls: Calls) -> dict[str, dict[str, Callable[..., Any]]]:
         if v is None:
             return tuple(grads)
         if ctx.needs_input_grad[0]:
-            third_derivative()
+            third_derivative(ctx, range(1))
         if ctx.needs_input_grad[1]:
             grads[1] = to_shape(form.dot(v, calls.hessian_vector(x, 1.0, vector, *rest), rest[-3]), upstream)
         if ctx.needs_input_grad[2]:
@@ -157,7 +171,7 @@ def derivatives(calls: Calls) -> dict[str, dict[str, Callable[..., Any]]]:
         refuse(form, [t is not None for t in rest_t])
         (x, upstream, vector, *rest) = map(primal, saved_inputs(ctx)[0])
         if x_t is not None:
-            third_derivative()
+            raise NotImplementedError(THIRD)
         parts = []
         if vector_t is not None:
             parts.append(calls.hessian_vector(x, upstream, vector_t, *rest))

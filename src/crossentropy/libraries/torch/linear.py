@@ -1,22 +1,24 @@
 """The loss of a linear classifier of tensors: its arguments as a problem, and who computes it.
 
 Where the classifier cannot be taken apart (a derivative to a soft target, to class weights or to the temperature;
-forward mode) the logits are made, all of them, and the loss is that of ``problem``.
+forward mode; statistics under a tracer or vmap) the logits are made, all of them, and the loss is that of ``problem``.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
-from crossentropy.libraries.torch import linear_rows
+from crossentropy.arrays import check_apart
+from crossentropy.libraries.torch import linear_rows, memory
 from crossentropy.libraries.torch import summary as summary_module
 from crossentropy.libraries.torch.compute import shares_memory
 from crossentropy.libraries.torch.conversion import WORK, as_floating, check_out
 from crossentropy.libraries.torch.linear_primitives import CALLS
 from crossentropy.libraries.torch.problem import Problem, row_problem
-from crossentropy.libraries.torch.tensors import differentiable
+from crossentropy.libraries.torch.tensors import differentiable, values_readable
 from crossentropy.linear_chunks import linear_layout
 from crossentropy.options import LinearOptions
 
@@ -33,7 +35,8 @@ class LinearProblem:
         features = as_floating("features", features)
         weight = as_floating("weight", weight, features.device)
         bias = None if bias is None else as_floating("bias", bias, features.device)
-        if torch.is_autocast_enabled(features.device.type) and not features.is_cpu:
+        has_autocast = not (features.is_cpu or features.is_meta)
+        if has_autocast and torch.is_autocast_enabled(features.device.type):
             dtype = torch.get_autocast_dtype(features.device.type)
             features, weight = features.to(dtype), weight.to(dtype)
         self.features, self.weight, self.bias, self.options = features, weight, bias, options
@@ -46,7 +49,9 @@ class LinearProblem:
         self.rows = row_problem(stand_in, target, options, summary=summary)
         self.whole: Problem | None = None
         is_apart = not (self.rows.measured or self.rows.transformed or differentiable(options.class_bias))
-        if not is_apart or torch.autograd.forward_ad._current_level >= 0:
+        # Statistics are no operator that whoever traces or batches could see.
+        is_seen = summary and not all(map(values_readable, self.given))
+        if not is_apart or is_seen or torch.autograd.forward_ad._current_level >= 0:
             self.whole = row_problem(self.logits(), target, options, summary=summary)
 
     def logits(self) -> Any:
@@ -88,6 +93,8 @@ class LinearProblem:
             raise ValueError(f"out must be ({', '.join(names)}), got {len(out)} entries")
         for name, part, given in zip(names, out, self.given, strict=False):
             check_out(part, given, name)
+        written = [(name, x) for name, x in zip(names, out, strict=False) if x is not None and not x.is_meta]
+        check_apart([(name, np.asarray(memory.Place(x))) for name, x in written])
         self.refuse_whole()
         with torch.no_grad():
             made = linear_rows.empty_gradients(self.features, self.weight, self.bias, out[0] is None, out[1] is None)
@@ -112,7 +119,10 @@ class LinearProblem:
     def refuse_whole(self) -> None:
         if self.whole is not None:
             self.whole.refuse_measured("value_and_grad")
-            raise NotImplementedError("value_and_grad: no derivative in forward mode; use linear_cross_entropy")
+            what = "with respect to class_bias" if differentiable(self.options.class_bias) else "in forward mode"
+            raise NotImplementedError(
+                f"value_and_grad: no derivative {what}; use linear_cross_entropy and torch.autograd.grad, or detach"
+            )
 
 
 def linear_cross_entropy(features: Any, weight: Any, target: Any, bias: Any, options: LinearOptions) -> Any:
@@ -131,11 +141,13 @@ def linear_cross_entropy_value_and_grad(
 def linear_row_summary(features: Any, weight: Any, target: Any, bias: Any, options: LinearOptions) -> Any:
     """lse, log-probability of the target (None without one), entropy, prediction; each of the shape of the rows."""
     problem = LinearProblem(features, weight, target, bias, options, summary=True)
-    if problem.whole is not None or any(map(differentiable, problem.given)):
+    if any(map(differentiable, problem.given)):
         raise NotImplementedError(
             "linear_row_statistics has no derivatives; call it under torch.no_grad(), or on detached tensors. "
             "linear_cross_entropy has them"
         )
+    if problem.whole is not None:
+        return summary_module.of_problem(problem.whole, target is not None)
     head = problem.head()
     none = torch.empty(0, dtype=WORK, device=head.device)
     parts = list(head.summaries(target is not None)) or [(none, none, none, none.to(torch.int64))]

@@ -11,6 +11,7 @@ d gradients / d (features, weight, bias) = Hessian-vector,    d gradients / d up
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,7 @@ def shapes_of_results(name: str, features: Any, weight: Any, bias: Any, *rest: A
     def empty(*shape: Any, dtype: Any = work) -> Any:
         return features.new_empty(shape, dtype=dtype)
 
-    rows = features.numel() // features.shape[-1]
+    rows = math.prod(features.shape[:-1])
     value = empty() if total else empty(rows)
     if name == "loss":
         return value
@@ -161,7 +162,7 @@ def hessian_vector_backward(ctx: Any, a: Any, *vectors: Any) -> tuple[Any, ...]:
     if a is None and all(vector is None for vector in vectors):
         return tuple(grads)
     if any(needed[:4]):
-        third_derivative()
+        third_derivative(ctx, range(sum(isinstance(value, torch.Tensor) for value in inputs[:4])))
     if any(needed[4:7]):  # the Hessian is symmetric
         parts = []
         if any(vector is not None for vector in vectors):

@@ -40,23 +40,26 @@ def measured_row_losses(x: Any, c: RowCoefficients, upstream: Any) -> Any:
     else:
         x = generic.transform(xp, x, dataclasses.replace(c, valid=None), WORK)
         log_p = mapped(x, "log_softmax")
+    # Nothing of a row that does not count reaches the derivative to q, which would be 0 x log 0.
+    counts = upstream != 0 if c.valid is None else c.valid & (upstream != 0)
+    log_p = torch.where(torch.reshape(counts, (-1, 1)), log_p, 0.0)
     losses = -(q * torch.where((q == 0) & torch.isneginf(log_p), 0.0, log_p)).sum(-1)
     if c.z_loss:
         losses = losses + c.z_loss * torch.logsumexp(x, -1) ** 2
+    # NaN is a factor: the gradient is NaN too.
     if c.indices is not None:
         found = ((c.indices >= 0) & (c.indices < x.shape[-1])).all(-1)
-        losses = losses * torch.where(found, 1.0, torch.nan)  # a factor: the gradient is NaN too
+        losses = losses * torch.where(counts & ~found, torch.nan, 1.0)
     if c.inputs == "logits":
-        losses = losses * torch.where(torch.isfinite(torch.amax(x, -1)), 1.0, torch.nan)
-    if c.valid is not None:
-        losses = torch.where(c.valid, losses, 0.0)
-    return upstream * torch.where(upstream == 0, 0.0, losses)
+        losses = losses * torch.where(counts & ~torch.isfinite(torch.amax(x, -1)), torch.nan, 1.0)
+    return upstream * torch.where(counts, losses, 0.0)
 
 
 def measure(xp: Any, x: Any, c: RowCoefficients) -> Any:
     """q (rows, classes)."""
     rows = torch.zeros_like(x[:, 0])
-    allowed = rows + x.shape[-1] if c.class_mask is None else rows + c.class_mask.to(WORK).sum(-1)
+    # One at least: a row without any is NaN by its logits, or is ignored.
+    allowed = rows + x.shape[-1] if c.class_mask is None else rows + c.class_mask.to(WORK).sum(-1).clamp(min=1.0)
     target_sum = None if c.dense is None else generic.dense_target(xp, c, WORK)[0].sum(-1)
     statistics = RowStatistics(rows, rows, rows, allowed=allowed, target_sum=target_sum)
     return generic.target_measure(xp, statistics, c, x)
@@ -69,6 +72,6 @@ def measured_element_losses(x: Any, c: BinaryCoefficients, upstream: Any) -> Any
     losses = torch.zeros_like(x)
     for certain, weight in zip((1.0, 0.0), binary_measure(xp, c, x), strict=True):
         plain = dataclasses.replace(c, target=torch.full_like(x, certain), pos_weight=None, label_smoothing=0.0)
-        loss = calls.loss(x, 1.0, None, *ELEMENTS.flat(plain), None, None, False)
+        loss = torch.where(upstream == 0, 0.0, calls.loss(x, 1.0, None, *ELEMENTS.flat(plain), None, None, False))
         losses = losses + weight * torch.where((weight == 0) & torch.isinf(loss), 0.0, loss)
-    return upstream * torch.where(upstream == 0, 0.0, losses)
+    return upstream * losses

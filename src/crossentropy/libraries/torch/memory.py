@@ -31,6 +31,20 @@ def hinted(result: Any) -> Any:
     return result
 
 
+class Place:
+    """Where a tensor lies, as NumPy wants to be told; the memory, of whatever device, is not read."""
+
+    def __init__(self, tensor: Any) -> None:
+        size = tensor.element_size()
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": f"|V{size}",
+            "data": (tensor.data_ptr(), True),
+            "shape": tuple(tensor.shape),
+            "strides": tuple(stride * size for stride in tensor.stride()),
+        }
+
+
 def find_madvise() -> Any:
     if sys.platform != "linux" or not hasattr(mmap, "MADV_HUGEPAGE"):
         return None

@@ -9,9 +9,26 @@ import torch
 
 from crossentropy import reduction
 from crossentropy.kernels import generic
+from crossentropy.libraries.torch.compute import blocks
 from crossentropy.libraries.torch.conversion import WORK
+from crossentropy.libraries.torch.namespace import Namespace
+from crossentropy.libraries.torch.tensors import differentiable
 from crossentropy.row_coefficients import RowCoefficients
 from crossentropy.row_loss import RowStatistics, log_sum, row_loss
+
+
+def of_problem(problem: Any, has_target: bool) -> tuple[Any, Any, Any, Any]:
+    """The results for all logits of a ``problem.Problem``."""
+    if differentiable(problem.x) or problem.measured:
+        raise NotImplementedError(
+            "row_statistics has no derivatives, neither to logits nor to a target or options; call it under "
+            "torch.no_grad(), or on detached tensors. cross_entropy, log_softmax and softmax have them"
+        )
+    xp, x = Namespace(problem.x.device), problem.form.as_rows(problem.x, problem.axis)
+    c = problem.form.as_tensors(problem.flat())
+    # One block of no rows gives the results their dtypes.
+    parts = [of_logits(xp, x[block], c.rows(block), has_target) for block in list(blocks(x)) or [slice(0, 0)]]
+    return shaped(problem, map(torch.cat, zip(*parts, strict=True)), has_target)
 
 
 def of_logits(xp: Any, x: Any, c: RowCoefficients, has_target: bool) -> tuple[Any, Any, Any, Any]:
