@@ -37,6 +37,12 @@ def ours(case: Case, threads: int) -> dict[str, Call]:
     }
 
 
+def arithmetic(case: Case, threads: int) -> dict[str, Call]:
+    """Our value without the memory: every row is the first one, which stays in the cache."""
+    x = np.broadcast_to(case.logits[:1], case.logits.shape)
+    return {"arithmetic": lambda: xe.cross_entropy(x, case.target, num_threads=threads)}
+
+
 def tensor(array: np.ndarray) -> Any:
     import torch
 
