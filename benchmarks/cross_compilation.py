@@ -25,6 +25,8 @@ from crossentropy.row_loss import RowCoefficients
 
 # Streaming multiprocessors of an A100 and of an H100 or H200.
 PROCESSORS = {80: 108, 90: 132}
+# Bytes of their second-level caches.
+CACHE_BYTES = {80: 40 << 20, 90: 50 << 20}
 # Bytes of a stack that the assembler may take: it spills a number for the sake of one more resident program.
 A_NUMBER_OR_TWO = 16
 
@@ -100,6 +102,7 @@ def for_device(capability: int) -> Iterator[list[Compiled]]:
             instead_of(kernels.row_kernel),
             instead_of(kernels.loss_kernel),
             mock.patch.object(kernels, "processors", return_value=PROCESSORS[capability]),
+            mock.patch.object(kernels, "cache_bytes", return_value=CACHE_BYTES[capability]),
         ):
             yield compiled
     finally:

@@ -3,22 +3,26 @@
 Runs in the process that test_triton.py starts, beside a sample of the tables of options, defined results and bounds.
 """
 
+import dataclasses
 import os
 
 import numpy as np
 import pytest
 import reference
 import tolerances
+from mpmath import mp
 from tolerances import assert_within
 
 torch = pytest.importorskip("torch")
 if os.environ.get("CROSSENTROPY_KERNEL") != "triton":
     pytest.skip("runs under Triton's interpreter: test_triton.py starts it", allow_module_level=True)
 
+import triton.language as tl  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
 
 import crossentropy as xe  # noqa: E402
 from crossentropy.kernels import triton as kernels  # noqa: E402
+from crossentropy.kernels.triton import vector_math  # noqa: E402
 from crossentropy.libraries.torch import compute  # noqa: E402
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -156,18 +160,79 @@ def test_rows_longer_than_a_step(rows, monkeypatch):
     classes = 40_000 if rows == 1 else 3
     logits, labels = sample((rows, classes), torch.bfloat16, seed=rows)
     call = kernels.Rows(logits, 1, coefficients_of(labels))
-    assert (call.plan.splits, call.plan.rows) == ((3, 1) if rows == 1 else (1, 256))
+    assert (call.plan.splits, call.plan.rows) == ((10, 1) if rows == 1 else (1, 256))
     losses = call.losses()
     # Few distinct values: the oracle's sum has one term for each.
     distinct, count = np.unique(logits.double().numpy(), return_counts=True)
     if rows == 1:
-        from mpmath import mp
-
         total = sum(int(n) * mp.exp(reference.exact(v)) for v, n in zip(distinct, count, strict=True))
         expected = [mp.log(total) - reference.exact(float(logits[0, labels[0]]))]
     else:
         expected = exact(logits, labels)[0]
     assert_within(losses.float().numpy(), expected, tolerances.ROW_LOSS)
+
+
+@pytest.fixture
+def a_worst_exponential(monkeypatch):
+    """2^x as far off as a device's may be (relative 2^-22.5), to the same side in a whole row."""
+    plain = vector_math.device_exp2
+    monkeypatch.setattr(vector_math, "device_exp2", lambda x: (plain(x).to(tl.float64) * (1 + 2**-22.5)).to(tl.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("depth", [3.0, 20.0, 60.0])
+def test_small_losses_of_long_rows(dtype, depth, a_worst_exponential, monkeypatch):
+    """The largest logit is near the end of a step, beside others of its lane, and once more in another lane or not."""
+    monkeypatch.setattr(kernels, "processors", lambda x: 1)
+    classes, step = 9000, 4096
+    generator = torch.Generator().manual_seed(int(depth))
+    logits = torch.randn((5, classes), generator=generator)
+    logits[1] = -float("inf")  # of whose lanes nearly all are empty
+    logits[2] = 2.75 * (logits[2] > 2)  # two values, whose errors do not cancel
+    top, vector = step - 3, 16 // dtype.itemsize
+    logits[:, [top - 1, (top + step) % classes, top - step // 2, 0, 8999]] = torch.tensor([0.3, -1.7, 0.9, 0.0, 0.25])
+    logits[:, top] = depth
+    logits[3, top - vector * 7] = depth  # in another lane
+    logits[4, top + step] = depth  # in the same
+    logits = logits.to(dtype)
+    call = kernels.Rows(logits, 1, coefficients_of(torch.full((5,), top)))
+    assert (call.plan.columns, call.plan.splits, call.plan.group) == (step, 1, 16)
+    one, gradient = torch.ones((), dtype=torch.float64), torch.empty_like(logits)
+    losses = call.losses(one, gradient)
+    expected, certain = [], []
+    for row in logits.double().numpy():
+        values, counts = np.unique(row[row > -np.inf], return_counts=True)
+        counts = counts - (values == row[top])
+        rest = mp.fsum(
+            int(n) * mp.exp(mp.mpf(float(v)) - mp.mpf(float(row[top]))) for v, n in zip(values, counts, strict=True)
+        )
+        expected.append(mp.log1p(rest))
+        certain.append(-rest / (1 + rest))
+    assert_within(losses.float().numpy(), expected, tolerances.ROW_LOSS)
+    eps = float(torch.finfo(dtype).eps)
+    bound = tolerances.GRADIENT * eps if dtype == torch.float32 else tolerances.ROUNDED_ONCE * eps
+    for found, exact_one in zip(gradient[:, top].double().tolist(), certain, strict=True):
+        assert abs(found - float(exact_one)) <= bound * abs(float(exact_one))
+
+
+@pytest.mark.parametrize(("itemsize", "classes", "warps"), [(2, 32_000, 8), (2, 128_256, 32), (4, 262_144, 32)])
+def test_rows_that_are_read_twice_fit_the_cache(itemsize, classes, warps, monkeypatch):
+    """The more threads a program has, the fewer rows are read at a time."""
+    monkeypatch.setattr(kernels, "processors", lambda x: 132)
+    monkeypatch.setattr(kernels, "cache_bytes", lambda x: 50 << 20)
+    x = torch.empty((8192, classes), dtype={2: torch.bfloat16, 4: torch.float32}[itemsize], device="meta")
+    plain = coefficients_of(torch.zeros(8192, dtype=torch.int64))
+    assert kernels.plan_of(x, 8192, classes, plain, False).warps == 8
+    assert kernels.plan_of(x, 8192, classes, plain, True).warps == warps
+    # With more to compute a thread takes more registers, of which a wide program would have too few.
+    smoothed = dataclasses.replace(plain, label_smoothing=0.1)
+    assert kernels.plan_of(x, 8192, classes, smoothed, True).warps == 8
+
+
+def test_more_classes_than_are_counted_in_32_bits():
+    x = torch.empty((1, 1 << 30), dtype=torch.float16, device="meta")
+    assert kernels.refusal(x, 1, coefficients_of(torch.zeros(1, dtype=torch.int64))) == "2^30 classes or more"
+    assert kernels.refusal(x[:, 1:], 1, coefficients_of(torch.zeros(1, dtype=torch.int64))) is None
 
 
 def coefficients_of(labels):

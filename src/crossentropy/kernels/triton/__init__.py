@@ -22,8 +22,11 @@ from crossentropy.row_loss import RowCoefficients
 
 # Entries of a step that one thread holds: registers. Float64 numbers and what is computed in them take two and more.
 ENTRIES_PER_THREAD = {2: 16, 4: 16, 8: 4}
-# Threads of a program: as many as fill a multiprocessor where 64 registers each are enough, else half of them.
-MOST_WARPS = {True: 32, False: 16}
+# Threads of a program: the fewer, the less the end of a row costs, and 256 read rows as wide as memory likes.
+MOST_WARPS = 8
+# Registers of a thread, with a gradient and without, where so few are enough (a plain loss in float32): 1,024 and 1,536
+# threads of a multiprocessor.
+FEW_REGISTERS = {True: 64, False: 40}
 # Entries of a step of a program with many short rows.
 SMALLEST_STEP = 1024
 # Programs that keep a device busy: with fewer rows the classes are split.
@@ -41,8 +44,8 @@ def refusal(x: Any, axis: int, c: RowCoefficients) -> str | None:
         return f"inputs={c.inputs!r}: nothing is normalised, so there is next to nothing to compute"
     if x.numel() == 0:
         return "no rows"
-    if x.shape[axis] >= 1 << 31:
-        return "2^31 classes or more"
+    if x.shape[axis] >= 1 << 30:  # classes are counted in 32 bits, by steps and parts beyond the last one
+        return "2^30 classes or more"
     return None
 
 
@@ -54,24 +57,39 @@ class Plan:
     columns: int  # of one step
     splits: int  # parts of the classes, each with its own program
     warps: int
+    is_small: bool = False  # do FEW_REGISTERS do?
+
+    @property
+    def group(self) -> int:
+        """Entries of a lane: what a thread has of one row in a step."""
+        return max(1, min(self.columns, self.rows * self.columns // (32 * self.warps)))
 
     @classmethod
-    def of(cls, rows: int, classes: int, itemsize: int, processors: int, *, is_plain: bool) -> Plan:
-        """``is_plain``: without transform, label smoothing and dense target, and not in float64."""
+    def of(cls, rows: int, classes: int, itemsize: int, processors: int, warps: int, *, is_small: bool) -> Plan:
+        """``warps``: at most."""
         per_warp = 32 * ENTRIES_PER_THREAD[itemsize]
-        columns = min(triton.next_power_of_2(classes), per_warp * MOST_WARPS[is_plain and itemsize < 8])
+        columns = min(triton.next_power_of_2(classes), per_warp * warps)
         per_program = max(1, SMALLEST_STEP // columns)
         steps = -(-classes // columns)
         programs = -(-rows // per_program)
         splits = min(steps, max(1, processors * PROGRAMS_PER_PROCESSOR // programs))
         # Short rows cost a thread the statistics of every row that it has a part of.
         per_warp = per_warp if per_program == 1 else 32 * 4
-        return cls(per_program, columns, splits, max(1, per_program * columns // per_warp))
+        return cls(
+            per_program, columns, splits, max(1, per_program * columns // per_warp), is_small and per_program == 1
+        )
 
 
-def plan_of(x: Any, rows: int, classes: int, c: RowCoefficients) -> Plan:
+def plan_of(x: Any, rows: int, classes: int, c: RowCoefficients, is_read_twice: bool) -> Plan:
     is_plain = not (is_transformed(c) or c.label_smoothing or c.dense is not None)
-    return Plan.of(rows, classes, x.dtype.itemsize, processors(x), is_plain=is_plain)
+    itemsize = x.dtype.itemsize
+    is_small = is_plain and itemsize < 8
+    warps = MOST_WARPS
+    if is_read_twice and is_small:
+        # Fewer rows at a time, with more threads each, until the cache holds them until they are read again.
+        while warps < 32 and processors(x) * classes * itemsize * 32 > cache_bytes(x) * warps:
+            warps *= 2
+    return Plan.of(rows, classes, itemsize, processors(x), warps, is_small=is_small)
 
 
 def is_transformed(c: RowCoefficients) -> bool:
@@ -83,6 +101,11 @@ def processors(x: Any) -> int:
     return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
 
 
+def cache_bytes(x: Any) -> int:
+    """Of the second-level cache, which holds what a program reads twice."""
+    return torch.cuda.get_device_properties(x.device).L2_cache_size if x.is_cuda else 0
+
+
 class Rows:
     """One call of the kernels on logits ``x`` with the class axis ``axis``; every tensor on the device of x."""
 
@@ -90,7 +113,7 @@ class Rows:
         self.axis, self.coefficients = axis, c
         self.classes = x.shape[axis]
         self.count = x.numel() // self.classes
-        self.plan = plan_of(x, self.count, self.classes, c)
+        self.plan = plan_of(x, self.count, self.classes, c, False)
         self.work = torch.float64 if x.dtype == torch.float64 else torch.float32
         self.x = cube(x, axis)
         mask = c.class_mask
@@ -138,6 +161,7 @@ class Rows:
         if gradient is None:
             self.row_statistics()
         elif self.plan.splits == 1:
+            self.plan = plan_of(self.x, self.count, self.classes, self.coefficients, True)
             self.row_statistics(upstream, gradient)
         else:
             self.row_statistics()
@@ -190,7 +214,10 @@ class Rows:
                 GRADIENT=gradient is not None,
                 ROWS=plan.rows,
                 COLUMNS=plan.columns,
+                GROUP=plan.group,
+                VECTOR=min(plan.group, 16 // self.x.dtype.itemsize),
                 num_warps=plan.warps,
+                maxnreg=FEW_REGISTERS[gradient is not None] if plan.is_small else None,
                 # z and z - max z must not be rounded together: see ``vector_math``.
                 enable_fp_fusion=False,
             )

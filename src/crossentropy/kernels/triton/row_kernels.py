@@ -19,6 +19,16 @@ from crossentropy.kernels.triton.row_statistics import scan
 from crossentropy.kernels.triton.row_terms import load, merged, row_loss
 
 
+@triton.jit
+def as_scalars(label_smoothing, focal_gamma, z_loss, dense_scale):
+    return (
+        tl.full((), label_smoothing, tl.float64),
+        tl.full((), focal_gamma, tl.float64),
+        tl.full((), z_loss, tl.float64),
+        tl.full((), dense_scale, tl.float64),
+    )
+
+
 @triton.jit(do_not_specialize=["rows", "splits"])
 def row_kernel(
     x,
@@ -68,6 +78,8 @@ def row_kernel(
     GRADIENT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    GROUP: tl.constexpr,
+    VECTOR: tl.constexpr,
 ):
     """STATISTICS: of this program's part of the classes of its rows. GRADIENT: the same part, from all statistics.
 
@@ -76,39 +88,40 @@ def row_kernel(
     """
     # Numbers of Python in the interpreter, scalars elsewhere.
     rate, softcap = tl.full((), rate, WORK), tl.full((), softcap, WORK)
-    label_smoothing, focal_gamma = tl.full((), label_smoothing, tl.float64), tl.full((), focal_gamma, tl.float64)
-    z_loss, dense_scale = tl.full((), z_loss, tl.float64), tl.full((), dense_scale, tl.float64)
+    options = as_scalars(label_smoothing, focal_gamma, z_loss, dense_scale)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     part = tl.program_id(1)
     first = part * classes_per_part
     last = tl.minimum(first + classes_per_part, classes)
     live = live_rows(row, rows, valid, IGNORE)
     start_of_row = row_offsets(row, inner, outer_stride, inner_stride)
-    data = (bias, mask, class_weight, dense, indices, index_weight, entries, weight_stride)
-    strides = (class_stride, mask_row_stride, mask_class_stride, dense_row_stride, dense_class_stride)
-    numbers = (rate, softcap, label_smoothing, focal_gamma, z_loss, dense_scale)
+    logits = (x, class_stride, bias, mask, mask_row_stride, mask_class_stride, rate, softcap)
+    dense_target = (class_weight, dense, dense_row_stride, dense_class_stride)
+    sparse_target = (indices, index_weight, entries, weight_stride)
     if STATISTICS:
         state = scan(
-            x,
-            data,
-            strides,
-            numbers,
+            logits,
+            dense_target,
+            sparse_target,
+            options[1],
             row,
             start_of_row,
             live,
             first,
             last,
             WORK,
-            SHORT,
             TRANSFORM,
             PROFILE,
             DENSE,
+            ROWS,
             COLUMNS,
+            GROUP,
+            VECTOR,
         )
-        for number in tl.static_range(12):
-            tl.store(statistics + (number * splits + part) * rows + row, state[number], mask=row < rows)
+        for number in tl.static_range(12 if PROFILE or DENSE else 6):
+            tl.store(statistics + (number * splits + part).to(tl.int64) * rows + row, state[number], mask=row < rows)
     else:
-        state = merged(statistics, row, rows, splits, row < rows, focal_gamma)
+        state = merged(statistics, row, rows, splits, row < rows, options[1], PROFILE or DENSE)
     if GRADIENT:
         if STATISTICS:
             tl.debug_barrier()
@@ -117,12 +130,12 @@ def row_kernel(
             spread = tl.load(spread_mass + row * spread_stride, mask=live, other=0.0)
         write_gradient(
             state,
-            x,
+            logits,
+            dense_target,
+            sparse_target,
+            options,
             gradient,
             gradient_class_stride,
-            data,
-            strides,
-            numbers,
             tl.load(upstream + row * upstream_stride, mask=live, other=0.0),
             spread,
             row,
@@ -162,17 +175,16 @@ def loss_kernel(
     ROWS: tl.constexpr,
 ):
     """The losses of ROWS rows from their statistics, 0 where a row is ignored: one thread takes a row's logarithms."""
-    label_smoothing, focal_gamma = tl.full((), label_smoothing, tl.float64), tl.full((), focal_gamma, tl.float64)
-    z_loss, dense_scale = tl.full((), z_loss, tl.float64), tl.full((), dense_scale, tl.float64)
+    options = as_scalars(label_smoothing, focal_gamma, z_loss, dense_scale)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
     live = live_rows(row, rows, valid, IGNORE)
     if IN_PARTS:
-        state = merged(statistics, row, rows, splits, inside, focal_gamma)
+        state = merged(statistics, row, rows, splits, inside, options[1], PROFILE or DENSE)
     else:
-        state = load(statistics, row, rows, 1, 0, inside)
+        state = load(statistics, row, rows, 1, 0, inside, PROFILE or DENSE)
     spread = 0.0
     if PROFILE and not DENSE:
         spread = tl.load(spread_mass + row * spread_stride, mask=inside, other=0.0)
-    loss = row_loss(state, spread, label_smoothing, focal_gamma, z_loss, dense_scale, entries, PROFILE, DENSE)
+    loss = row_loss(state, spread, options, entries, PROFILE, DENSE)
     tl.store(losses + row, tl.where(live, loss, 0.0), mask=inside)

@@ -26,9 +26,20 @@ FIELDS = (
 
 
 @triton.jit
-def load(statistics, row, rows, splits, part, inside):
-    """The statistics of one part of the classes; they lie as (fields, parts, rows)."""
-    at, step = statistics + part * rows + row, splits * rows
+def load(statistics, row, rows, splits, part, inside, HAS_MASSES: tl.constexpr):
+    """The statistics of one part of the classes; they lie as (fields, parts, rows), the last six with HAS_MASSES."""
+    # In 64 bits: 12 x rows exceed 2^31 where classes are few.
+    step = splits * rows + 0 * row
+    at = statistics + part * rows + row
+    profile = tl.where(inside, 0.0, 0.0).to(tl.float64)
+    profile_mass, allowed, dense, dense_mass, target_sum = profile, profile, profile, profile, profile
+    if HAS_MASSES:
+        profile = tl.load(at + 6 * step, mask=inside, other=0.0)
+        profile_mass = tl.load(at + 7 * step, mask=inside, other=0.0)
+        allowed = tl.load(at + 8 * step, mask=inside, other=0.0)
+        dense = tl.load(at + 9 * step, mask=inside, other=0.0)
+        dense_mass = tl.load(at + 10 * step, mask=inside, other=0.0)
+        target_sum = tl.load(at + 11 * step, mask=inside, other=0.0)
     return (
         tl.load(at, mask=inside, other=0.0),
         tl.load(at + step, mask=inside, other=0.0),
@@ -36,12 +47,12 @@ def load(statistics, row, rows, splits, part, inside):
         tl.load(at + 3 * step, mask=inside, other=0.0),
         tl.load(at + 4 * step, mask=inside, other=0.0),
         tl.load(at + 5 * step, mask=inside, other=0.0),
-        tl.load(at + 6 * step, mask=inside, other=0.0),
-        tl.load(at + 7 * step, mask=inside, other=0.0),
-        tl.load(at + 8 * step, mask=inside, other=0.0),
-        tl.load(at + 9 * step, mask=inside, other=0.0),
-        tl.load(at + 10 * step, mask=inside, other=0.0),
-        tl.load(at + 11 * step, mask=inside, other=0.0),
+        profile,
+        profile_mass,
+        allowed,
+        dense,
+        dense_mass,
+        target_sum,
     )
 
 
@@ -49,19 +60,19 @@ def load(statistics, row, rows, splits, part, inside):
 def moved(maximum, top):
     """maximum - top, and e to that power: what statistics relative to one are relative to the other."""
     shift = tl.where(maximum == top, 0.0, maximum - top)
-    error = difference_error(maximum, top, shift, False)
+    error = difference_error(maximum, top, shift)
     return shift, tl.exp(shift) * (1.0 + tl.where(tl.abs(error) < INFINITY, error, 0.0))
 
 
 @triton.jit
-def merged(statistics, row, rows, splits, inside, focal_gamma):
+def merged(statistics, row, rows, splits, inside, focal_gamma, HAS_MASSES: tl.constexpr):
     """The statistics of whole rows from those of disjoint parts of their classes: ``row_loss.merge``."""
     zero = tl.where(inside, 0.0, 0.0).to(tl.float64)
     m = zero - INFINITY
     n, others, target, index_mass, found = zero, zero, zero, zero, zero
     profile, profile_mass, allowed, dense, dense_mass, target_sum = zero, zero, zero, zero, zero, zero
     for part in range(splits):
-        other = load(statistics, row, rows, splits, part, inside)
+        other = load(statistics, row, rows, splits, part, inside, HAS_MASSES)
         m2, n2, others2, target2, index_mass2, found2 = other[0], other[1], other[2], other[3], other[4], other[5]
         profile_mass2, dense_mass2 = other[7], other[10]
         top = tl.where((m2 > m) | (m2 != m2), m2, m)
@@ -127,18 +138,9 @@ def focal_slope(loss, gamma):
 
 
 @triton.jit
-def row_loss(
-    state,
-    spread_mass,
-    label_smoothing,
-    focal_gamma,
-    z_loss,
-    dense_scale,
-    entries,
-    PROFILE: tl.constexpr,
-    DENSE: tl.constexpr,
-):
+def row_loss(state, spread_mass, options, entries, PROFILE: tl.constexpr, DENSE: tl.constexpr):
     """The loss of every row, NaN where it is undefined: ``row_loss.row_loss``."""
+    label_smoothing, focal_gamma, z_loss, dense_scale = options
     m, _, _, target, index_mass, _, profile, _, _, dense, _, _ = state
     total = log_sum(state)
     s, g = masses(state, spread_mass, label_smoothing, dense_scale, PROFILE, DENSE)
@@ -157,18 +159,9 @@ def row_loss(
 
 
 @triton.jit
-def gradient_terms(
-    state,
-    spread_mass,
-    label_smoothing,
-    focal_gamma,
-    z_loss,
-    dense_scale,
-    entries,
-    PROFILE: tl.constexpr,
-    DENSE: tl.constexpr,
-):
+def gradient_terms(state, spread_mass, options, entries, PROFILE: tl.constexpr, DENSE: tl.constexpr):
     """s and g, the slope f' of the focal loss (1 without), 2 zeta lse, and whether the row is defined."""
+    label_smoothing, focal_gamma, z_loss, dense_scale = options
     m, _, _, target, _, _, _, _, _, _, _, _ = state
     s, g = masses(state, spread_mass, label_smoothing, dense_scale, PROFILE, DENSE)
     slope, pull = s * 0.0 + 1.0, s * 0.0

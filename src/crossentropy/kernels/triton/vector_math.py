@@ -7,9 +7,15 @@ depends on whether ``tl.fma`` rounds once or twice, since the interpreter's roun
 
 import triton
 import triton.language as tl
+from triton import knobs
 
 INFINITY = tl.constexpr(float("inf"))
 LOG2_E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+# log2 e over the float32 nearest to it, less 1.
+DRIFT = tl.constexpr(1.33498e-8)
+# The interpreter has no instructions of a device, and rounds a fused product twice.
+IS_INTERPRETED = tl.constexpr(bool(knobs.runtime.interpret))
 # ln 2 in two parts, the first of 9 bits: times an integer of 8 bits it is exact in float32.
 LN2_HIGH, LN2_LOW = tl.constexpr(0.693359375), tl.constexpr(-2.1219444005469058e-4)
 # 1.5 x 2^23, to which a float32 is added to round it to an integer, and 127, the bias of its exponent.
@@ -20,18 +26,10 @@ C5, C6 = tl.constexpr(0.008363353088498116), tl.constexpr(0.0013926400570198894)
 
 
 @triton.jit
-def difference_error(z, m, d, SHORT: tl.constexpr):
-    """The rounding error of d = z - m, for finite numbers: ``row_loss.difference_error``.
-
-    Numbers of 16 bits have an inexact difference only where one is 2^15 times the other: where m is, two operations
-    find the error; ``scan`` sees to it that z is never.
-    """
-    if SHORT:
-        error = z - (d + m)
-    else:
-        back = d - z
-        error = (z - (d - back)) - (m + back)
-    return error
+def difference_error(z, m, d):
+    """The rounding error of d = z - m, for finite numbers: ``row_loss.difference_error``."""
+    back = d - z
+    return (z - (d - back)) - (m + back)
 
 
 @triton.jit
@@ -59,6 +57,102 @@ def exp(d, error):
         power = tl.fma(tl.fma(tl.fma(tl.fma(C6, r, C5), r, C4), r, C3), r, C2)
         power = tl.fma(tl.fma(power, r, 1.0), r, 1.0) * scale
     return power
+
+
+@triton.jit
+def exp_of_difference(z, m):
+    """e^(z - m) for z <= m, m finite: 0 for -inf, NaN for NaN; in float32 within an ulp, the difference unrounded."""
+    finite = above(z, m)
+    d = finite - m
+    # Below the most negative m there is no number to take for -inf.
+    return tl.where(z == -INFINITY, 0.0, exp(d, difference_error(finite, m, d)))
+
+
+@triton.jit
+def fused(a, b, c):
+    """a b + c of float32 numbers, rounded once, in the interpreter too."""
+    if IS_INTERPRETED:
+        result = (a.to(tl.float64) * b.to(tl.float64) + c.to(tl.float64)).to(tl.float32)
+    else:
+        result = tl.fma(a, b, c)
+    return result
+
+
+@triton.jit
+def device_exp2(x):
+    """2^x by the device's own instruction, within 2 ulp; results below 2^-126 are 0."""
+    if IS_INTERPRETED:
+        result = tl.exp2(x)
+    else:
+        result = tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return result
+
+
+@triton.jit
+def unit(top):
+    """What sums of e^z for z <= top are counted in: ``rate`` and ``origin`` of ``in_units``, two numbers per sum.
+
+    float32: the unit is 2^origin with a whole number, so that another one changes a sum by an exact factor.
+    """
+    base = tl.where(tl.abs(top) < INFINITY, top, 0.0)
+    if top.dtype == tl.float64:
+        rate, origin = base, base
+    else:
+        # From 2^30 on float32 numbers are 64 apart and more, and all but the largest are 0 in either base; the product
+        # with log2 e would be off by more than an exponent can hold.
+        rate = tl.where(tl.abs(base) < 1073741824.0, LOG2_E, 1.0)
+        origin = tl.floor(base * rate)
+    return rate, origin
+
+
+@triton.jit
+def in_units(z, rate, origin):
+    """e^z / 2^origin (float64: e^(z - origin)), for z up to what the unit was made for; 0 for -inf, NaN for NaN.
+
+    float32: z rate - origin is rounded once, by half an ulp of the exponent, so that what is near the unit is as exact
+    as the device's 2^x, and what is far below it by |z - top| ulp more. float32's log2 e is too small by DRIFT of
+    itself, which ``drift`` makes good for a whole sum.
+    """
+    if z.dtype == tl.float64:  # noqa: SIM108 (one expression, or two returns, would need one type)
+        result = exp_of_difference(z, origin)
+    else:
+        result = device_exp2(fused(z, rate, -origin))
+    return result
+
+
+@triton.jit
+def ratio(origin, larger):
+    """The unit of one origin in the unit of another that is no smaller; whatever they are, a finite number."""
+    apart = tl.abs(larger - origin)
+    if origin.dtype == tl.float64:
+        d = -tl.minimum(apart, 1000.0)
+        result = exp(d, tl.where(apart < 1000.0, -difference_error(larger, origin, apart), 0.0))
+    else:
+        result = ((-tl.minimum(apart, 127.0) + ROUNDER).to(tl.int32, bitcast=True) << 23).to(tl.float32, bitcast=True)
+    return result
+
+
+@triton.jit
+def unit_over_top(top, rate, origin):
+    """2^origin / e^top, in float32 as many ulp wrong as 1 is; what a sum in units becomes relative to the maximum."""
+    if top.dtype == tl.float64:
+        result = tl.where(top == top, 1.0, 1.0).to(tl.float64)
+    else:
+        base = tl.where(tl.abs(top) < INFINITY, top, 0.0)
+        result = exp(fused(-base, rate, origin) * LN2, 0.0)
+    return result
+
+
+@triton.jit
+def drift(distance):
+    """e^distance over the power that ``in_units`` takes for it, distance <= 0: 1 for float64 and far below."""
+    if distance.dtype == tl.float64:
+        result = tl.where(distance == distance, 1.0, 1.0).to(tl.float64)
+    else:
+        result = 1.0 + tl.maximum(distance, -200.0) * DRIFT
+    return result
 
 
 @triton.jit
