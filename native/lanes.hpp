@@ -216,6 +216,21 @@ template <class Out, class In> INLINE Out convert_register(In in) {
 #endif
     return __builtin_convertvector(in, Out);
 }
+// Two halves of a register: through memory, they would be stored one by one and could not be loaded together before they are there.
+template <class Register, class Half> INLINE Register join(Half low, Half high) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Half) == 32) return (Register)_mm512_insertf64x4(_mm512_castpd256_pd512((__m256d)low), (__m256d)high, 1);
+    else
+#endif
+#if defined(__FMA__)
+    if constexpr (sizeof(Half) == 16) return (Register)_mm256_insertf128_pd(_mm256_castpd128_pd256((__m128d)low), (__m128d)high, 1);
+    else
+#endif
+    {
+        Half both[2] = {low, high};
+        return bits<Register>(both);
+    }
+}
 template <class To, class From, int N> INLINE Lanes<To, N> convert(Lanes<From, N> a) {
     if constexpr (sizeof(To) == sizeof(From)) {
         Lanes<To, N> r;
@@ -227,6 +242,12 @@ template <class To, class From, int N> INLINE Lanes<To, N> convert(Lanes<From, N
         typedef To Out __attribute__((vector_size(step * sizeof(To))));
         typedef From In __attribute__((vector_size(step * sizeof(From))));
         // Through an array and not into the result, which would stay in memory, half a register at a time.
+        if constexpr (sizeof(To) * 2 == sizeof(From) && Lanes<To, N>::per_register == 2 * step && step == Lanes<From, N>::per_register) {
+            Lanes<To, N> r;
+            UNROLL for (int i = 0; i < r.registers; ++i)
+                r.part[i] = join<typename Lanes<To, N>::Register>(convert_register<Out>(a.part[2 * i]), convert_register<Out>(a.part[2 * i + 1]));
+            return r;
+        }
         alignas(64) To result[N];
         UNROLL for (int i = 0; i < N / step; ++i) {
             In in;
