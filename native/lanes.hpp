@@ -58,10 +58,20 @@ template <class T, int N> struct Lanes {
     }
 };
 
+// What is computed of a register: integers wrap around, as the bits of a NaN may, and only unsigned ones are allowed to.
+template <class T, class Register> INLINE auto wrapping(Register a) {
+    if constexpr (std::is_integral_v<T>) {
+        typedef std::make_unsigned_t<T> Unsigned __attribute__((vector_size(sizeof(Register))));
+        return (Unsigned)a;
+    } else {
+        return a;
+    }
+}
 #define LANES_OPERATOR(op)                                                                         \
     template <class T, int N> INLINE Lanes<T, N> operator op(Lanes<T, N> a, Lanes<T, N> b) {       \
+        using Register = typename Lanes<T, N>::Register;                                           \
         Lanes<T, N> r;                                                                             \
-        UNROLL for (int i = 0; i < r.registers; ++i) r.part[i] = a.part[i] op b.part[i];           \
+        UNROLL for (int i = 0; i < r.registers; ++i) r.part[i] = (Register)(wrapping<T>(a.part[i]) op wrapping<T>(b.part[i])); \
         return r;                                                                                  \
     }                                                                                              \
     template <class T, int N> INLINE Lanes<T, N> operator op(Lanes<T, N> a, T b) { return a op Lanes<T, N>(b); } \
