@@ -321,7 +321,9 @@ def test_the_slope_of_a_soft_cap_vanishes(kernel, name):
     assert gradient[0, 2] > 0
 
 
-@pytest.mark.parametrize("options", [{"softcap": 3.0}, {"softcap": 60.0}, {"softcap": 70.0}, {"temperature": 1.7}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"softcap": 3.0}, {"softcap": 60.0}, {"softcap": 70.0}, {"temperature": 1.7}], ids=str
+)
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("classes", [2, 40, 300, 5_000, 70_000])
 @pytest.mark.parametrize("name", native.instruction_sets())
