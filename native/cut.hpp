@@ -36,7 +36,8 @@ template <class T, bool Along> struct Shape {
 
 // Scratch memory of one thread.
 template <class T, bool Along> struct Workspace {
-    T *z, *powers, *dense, *profile, *by_class, *slope, *gradient, *rows, *label_logit;
+    T *z, *powers, *dense, *profile, *by_class, *mask, *slope, *gradient, *rows, *label_logit, *label_rest;
+    T *z_rest, *bias, *bias_rest;  // where logits are pairs
     double *top, *scale;  // per block and row: e^(z - top) = power scale
 
     // Places the buffers from `start` on (null: nowhere yet); returns the bytes they take.
@@ -55,9 +56,14 @@ template <class T, bool Along> struct Workspace {
         take(slope, kept);
         take(profile, block);
         take(by_class, block);
+        take(mask, p.mask.data ? block : 0);
         take(gradient, block);
         take(rows, block + shape.lanes);  // a square beyond the last row
-        if (!Along) take(label_logit, shape.lanes);
+        if (!Along) take(label_logit, shape.lanes), take(label_rest, shape.lanes);
+        bool pairs = pairs_logits(p);
+        take(z_rest, pairs ? block : 0);
+        take(bias, pairs ? block : 0);
+        take(bias_rest, pairs ? block : 0);
         take(top, shape.blocks * max_rows);
         take(scale, shape.blocks * max_rows);
         return bytes;

@@ -10,6 +10,9 @@
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
 
 namespace INSTRUCTION_SET {
 
@@ -55,12 +58,28 @@ INLINE float to_odd(double x) {
 template <> INLINE BFloat16 narrow<BFloat16, double>(double x) { return narrow<BFloat16>(to_odd(x)); }
 template <> INLINE Float16 narrow<Float16, double>(double x) { return narrow<Float16>(to_odd(x)); }
 
+// As many of the first numbers as the instruction set converts by itself: how many.
+template <class From, class To> INLINE std::int64_t convert_run(const From*, std::int64_t, To*) { return 0; }
+#if defined(__F16C__)
+template <> INLINE std::int64_t convert_run(const Float16* from, std::int64_t count, float* to) {
+    std::int64_t i = 0;
+    for (; i + 8 <= count; i += 8) _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+    return i;
+}
+template <> INLINE std::int64_t convert_run(const float* from, std::int64_t count, Float16* to) {
+    std::int64_t i = 0;
+    for (; i + 8 <= count; i += 8)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
+    return i;
+}
+#endif
+
 // to[i] = from[i * stride in bytes]
 template <class T, class Source> void read_run(const char* from, std::int64_t stride, std::int64_t count, T* to) {
     if (stride == std::int64_t(sizeof(Source))) {
         const Source* source = reinterpret_cast<const Source*>(from);
 #pragma omp simd
-        for (std::int64_t i = 0; i < count; ++i) to[i] = widen<T>(source[i]);
+        for (std::int64_t i = convert_run(source, count, to); i < count; ++i) to[i] = widen<T>(source[i]);
     } else {
         for (std::int64_t i = 0; i < count; ++i) to[i] = widen<T>(*reinterpret_cast<const Source*>(from + i * stride));
     }
@@ -90,7 +109,7 @@ template <class T, class Target> void write_run(const T* from, std::int64_t coun
     if (stride == std::int64_t(sizeof(Target))) {
         Target* target = reinterpret_cast<Target*>(to);
 #pragma omp simd
-        for (std::int64_t i = 0; i < count; ++i) target[i] = narrow<Target>(from[i]);
+        for (std::int64_t i = convert_run(from, count, target); i < count; ++i) target[i] = narrow<Target>(from[i]);
     } else {
         for (std::int64_t i = 0; i < count; ++i) *reinterpret_cast<Target*>(to + i * stride) = narrow<Target>(from[i]);
     }

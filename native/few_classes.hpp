@@ -32,7 +32,7 @@ struct FewClasses : Transfer<float, false> {
         const Tile<float> z{w.z, p.classes, w.z + (p.classes - 1) * lanes};
         Vector m = tile_maximum(z);
         if constexpr (has_fma)
-            if (scales()) return finish(z, b, Origin<float, lanes, true>(m, p.temperature));
+            if (scales()) return finish(z, b, Origin<float, lanes, Form::scaled>(m, p.temperature));
         finish(z, b, Origin<float, lanes>(m));
     }
 
@@ -87,7 +87,7 @@ private:
     }
     static Integer differs(Integer a, Integer b) { return (a == b) == Integer(0); }
 
-    template <bool Scaled> void finish(const Tile<float>& z, const Block& b, const Origin<float, lanes, Scaled>& origin) {
+    template <Form form> void finish(const Tile<float>& z, const Block& b, const Origin<float, lanes, form>& origin) {
         const Vector zero = 0.0f, undefined_ = std::numeric_limits<float>::quiet_NaN();
         const Vector m = origin.m;
         // Pairs, and what rounding takes from the sum of the pairs: 32 terms lose no more than two do.
@@ -108,7 +108,7 @@ private:
         Vector scale_lost;
         const Vector scale = origin.own_scale(scale_lost), total = sum + (run + lost), others = fma(total, scale, total * scale_lost);
         Vector distance = m - found;
-        if constexpr (Scaled)  // a class that cannot occur is infinitely far at any temperature
+        if constexpr (form == Form::scaled)  // a class that cannot occur is infinitely far at any temperature
             distance = select(distance < std::numeric_limits<float>::infinity(), fma(distance, Vector(origin.by.low), distance * origin.by.high), distance);
         Vector loss = log1p(others + (ties - 1.0f)) + distance;
         Integer defined = (larger(m, -m) < std::numeric_limits<float>::infinity()) & (others == others) & (loss == loss);

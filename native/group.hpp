@@ -5,8 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "pairs.hpp"
 #include "problem.hpp"
-#include "vector_math.hpp"
 
 namespace INSTRUCTION_SET {
 namespace {
@@ -45,6 +45,16 @@ bool scales_logits(const Problem& p) {
     return p.temperature != 1 && can_scale(p.temperature) && p.has_softmax && p.softcap == 0 && !p.class_bias && !p.are_probabilities;
 }
 
+bool transforms_logits(const Problem& p) {
+    return (p.temperature != 1 && !scales_logits(p)) || p.softcap != 0 || p.class_bias || p.are_probabilities;
+}
+// Logits of at most 32 bits are transformed to pairs of floats, where these are exact enough and nothing overflows: half of the
+// time that doubles take.
+bool pairs_logits(const Problem& p) {
+    return has_fma && p.logits.dtype != DType::float64 && transforms_logits(p) && !p.are_probabilities && p.temperature >= 1 &&
+           p.temperature <= 0x1p60 && p.bias_is_moderate && p.softcap <= most_softcap;
+}
+
 struct RowGroup {
     const Problem& p;
     Group& group;
@@ -55,7 +65,8 @@ struct RowGroup {
     bool has_dense() const { return p.dense.data != nullptr; }
     // A temperature alone leaves the logits as they are: maximum, order and weighted sums scale with it, the exponentials count in it.
     bool scales() const { return scales_logits(p); }
-    bool transforms() const { return (p.temperature != 1 && !scales()) || p.softcap != 0 || p.class_bias || p.are_probabilities; }
+    bool transforms() const { return transforms_logits(p); }
+    bool pairs() const { return pairs_logits(p); }
     const double* origins() const { return scales() ? group.origin : group.statistics.maximum; }
     // The slope varies over the classes; else it is the same for all and part of the upstream factor.
     bool has_slope() const { return p.softcap != 0 || p.are_probabilities || p.mask.data; }
@@ -296,19 +307,22 @@ struct RowGroup {
 
     // b f(l), and b f'(l), which takes the weight's place in the gradient: row_loss.focal and focal_slope.
     void focal(int first, Chunk log_sum, Chunk& loss, Chunk& mass) {
-        alignas(64) double value[chunk_rows] = {}, slope[chunk_rows] = {}, L[chunk_rows];
-        log_sum.store(L);
-        for (int i = 0; i < chunk_rows && first + i < rows; ++i) {
-            double& b = group.weights(1)[first + i];
-            double l = L[i] - group.logits(1)[first + i];
-            double chance = -std::expm1(-l), power = std::pow(chance, p.focal_gamma);
-            double ratio = l > 0 ? l / chance : 1, decaying = std::isinf(l) ? 0 : ratio * std::exp(-l);
-            value[i] = b == 0 ? 0 : b * l * power;
-            slope[i] = b * power * (1 + p.focal_gamma * decaying);
-            b = slope[i];
+        double* weights = group.weights(1) + first;
+        Chunk zero = 0.0, b = Chunk::load(weights), l = log_sum - Chunk::load(group.logits(1) + first);
+        Decay<chunk_rows> decay(-l);
+        Chunk chance = decay.complement, power = 1.0;
+        if (p.focal_gamma == int(p.focal_gamma) && p.focal_gamma <= 3) {
+            for (int i = 0; i < int(p.focal_gamma); ++i) power = power * chance;
+        } else {
+            double each[chunk_rows];
+            chance.store(each);
+            for (double& number : each) number = std::pow(number, p.focal_gamma);
+            power = Chunk::load(each);
         }
-        loss = Chunk::load(value);
-        mass = Chunk::load(slope);
+        Chunk ratio = select(l == 0.0, Chunk(1.0), l / chance), decaying = select(l == infinity, zero, ratio * decay.value);
+        loss = select(b == 0.0, zero, b * l * power);
+        mass = b * power * (decaying * p.focal_gamma + 1.0);
+        mass.store(weights);
     }
 
     void take_given() {

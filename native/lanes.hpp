@@ -58,10 +58,20 @@ template <class T, int N> struct Lanes {
     }
 };
 
+// What is computed of a register: integers wrap around, as the bits of a NaN may, and only unsigned ones are allowed to.
+template <class T, class Register> INLINE auto wrapping(Register a) {
+    if constexpr (std::is_integral_v<T>) {
+        typedef std::make_unsigned_t<T> Unsigned __attribute__((vector_size(sizeof(Register))));
+        return (Unsigned)a;
+    } else {
+        return a;
+    }
+}
 #define LANES_OPERATOR(op)                                                                         \
     template <class T, int N> INLINE Lanes<T, N> operator op(Lanes<T, N> a, Lanes<T, N> b) {       \
+        using Register = typename Lanes<T, N>::Register;                                           \
         Lanes<T, N> r;                                                                             \
-        UNROLL for (int i = 0; i < r.registers; ++i) r.part[i] = a.part[i] op b.part[i];           \
+        UNROLL for (int i = 0; i < r.registers; ++i) r.part[i] = (Register)(wrapping<T>(a.part[i]) op wrapping<T>(b.part[i])); \
         return r;                                                                                  \
     }                                                                                              \
     template <class T, int N> INLINE Lanes<T, N> operator op(Lanes<T, N> a, T b) { return a op Lanes<T, N>(b); } \
@@ -216,6 +226,21 @@ template <class Out, class In> INLINE Out convert_register(In in) {
 #endif
     return __builtin_convertvector(in, Out);
 }
+// Two halves of a register: through memory, they would be stored one by one and could not be loaded together before they are there.
+template <class Register, class Half> INLINE Register join(Half low, Half high) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Half) == 32) return (Register)_mm512_insertf64x4(_mm512_castpd256_pd512((__m256d)low), (__m256d)high, 1);
+    else
+#endif
+#if defined(__FMA__)
+    if constexpr (sizeof(Half) == 16) return (Register)_mm256_insertf128_pd(_mm256_castpd128_pd256((__m128d)low), (__m128d)high, 1);
+    else
+#endif
+    {
+        Half both[2] = {low, high};
+        return bits<Register>(both);
+    }
+}
 template <class To, class From, int N> INLINE Lanes<To, N> convert(Lanes<From, N> a) {
     if constexpr (sizeof(To) == sizeof(From)) {
         Lanes<To, N> r;
@@ -227,6 +252,12 @@ template <class To, class From, int N> INLINE Lanes<To, N> convert(Lanes<From, N
         typedef To Out __attribute__((vector_size(step * sizeof(To))));
         typedef From In __attribute__((vector_size(step * sizeof(From))));
         // Through an array and not into the result, which would stay in memory, half a register at a time.
+        if constexpr (sizeof(To) * 2 == sizeof(From) && Lanes<To, N>::per_register == 2 * step && step == Lanes<From, N>::per_register) {
+            Lanes<To, N> r;
+            UNROLL for (int i = 0; i < r.registers; ++i)
+                r.part[i] = join<typename Lanes<To, N>::Register>(convert_register<Out>(a.part[2 * i]), convert_register<Out>(a.part[2 * i + 1]));
+            return r;
+        }
         alignas(64) To result[N];
         UNROLL for (int i = 0; i < N / step; ++i) {
             In in;

@@ -33,6 +33,7 @@ struct Problem {
     bool are_probabilities = false; // false unless z = log x
     double temperature = 1, softcap = 0;  // softcap 0: none
     const double* class_bias = nullptr;
+    bool bias_is_moderate = true;   // far from where floats end
     Matrix mask;  // bool
 
     // q = sum_k b_k 1[idx_k] + g u + d (w t), g = smoothing x target_sum / (number of allowed classes)

@@ -12,10 +12,10 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     using Base::first_row, Base::load, Base::write, Base::row_start, Base::streams, Base::gradient_is_plain, Base::has_dense;
     using LaneIndex = typename Vector::Integer;
     using Real = std::conditional_t<Along, double, Lanes<double, lanes>>;
-    using Base::has_profile, Base::has_slope, Base::transforms, Base::reads_labels_only, Base::finds_top;
+    using Base::has_profile, Base::has_slope, Base::transforms, Base::pairs, Base::reads_labels_only, Base::finds_top;
 
-    // What stands in w.by_class: that of which block, and its sum.
-    std::int64_t profiled = -1;
+    // What stands in w.bias, w.mask and w.by_class: that of which block, and the latter's sum.
+    std::int64_t biased = -1, masked = -1, profiled = -1;
     Real profile_mass = 0.0;
 
     // ---- blocks ---------------------------------------------------------------------------------------------------------
@@ -29,34 +29,35 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         std::int64_t kept = !shape.keeps ? 0 : (Along && shape.blocks == 1 ? row : index) * shape.block_vectors * lanes;
         b.powers = w.powers + kept;
         b.dense = has_dense() ? w.dense + kept : nullptr;
-        b.slope = has_slope() && !reads_labels_only() ? w.slope + kept : nullptr;
+        b.slope = has_slope() && p.gradient.data && !reads_labels_only() ? w.slope + kept : nullptr;
         return b;
     }
 
-    // z of a block: where it stands, if its elements are T already, else converted and transformed in w.z.
+    bool is_in_place() const { return Along && p.logits.dtype == own_dtype && p.logits.class_stride == sizeof(T); }
+
+    // z of a block: where it stands, if its elements are T already, else converted, transformed and masked in w.z.
     void load_logits(Block& b, int row) {
-        bool in_place = Along && p.logits.dtype == own_dtype && p.logits.class_stride == sizeof(T) && !transforms();
-        if (in_place) {
-            const T* data = reinterpret_cast<const T*>(row_start(p.logits, row)) + b.first_class;
+        T* last = w.z + (b.vectors - 1) * lanes;
+        b.z = {w.z, b.vectors, last};
+        if (is_in_place()) {
+            b.z.data = reinterpret_cast<const T*>(row_start(p.logits, row)) + b.first_class;
             std::int64_t before = (b.vectors - 1) * lanes;
-            T* last = w.z + before;
             std::fill(last, last + lanes, minus_infinity);
-            std::memcpy(last, data + before, (b.classes - before) * sizeof(T));
-            b.z = {data, b.vectors, last};
-            if (p.mask.data) apply_mask(b, row);
-            return;
+            std::memcpy(last, b.z.data + before, (b.classes - before) * sizeof(T));
+        } else {
+            load(p.logits, b, row, minus_infinity, w.z);
         }
-        load(p.logits, b, row, minus_infinity, w.z);
-        b.z = {w.z, b.vectors, w.z + (b.vectors - 1) * lanes};
-        if constexpr (sizeof(T) == 8)
+        if constexpr (sizeof(T) == 4) {
+            if (pairs()) transform_to_pairs(b);
+        } else {
             if (transforms()) transform(b);
+        }
         if (p.mask.data) apply_mask(b, row);
     }
 
-    void transform(const Block& b) {
+    void transform(Block& b) {
         for (std::int64_t i = 0; i < b.vectors; ++i) {
-            double* at = reinterpret_cast<double*>(w.z) + i * lanes;
-            Vector x = Vector::load(reinterpret_cast<T*>(at)), slope = 1 / p.temperature;
+            Vector x = b.z[i], slope = 1 / p.temperature;
             if (p.are_probabilities) {
                 slope = 1.0 / x;
                 x = log(x);
@@ -71,10 +72,47 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
                     slope = capped.slope / p.temperature;
                 }
             }
-            x.store(at);
+            x.store(w.z + i * lanes);
             if (b.slope) slope.store(b.slope + i * lanes);
         }
+        b.z.data = w.z;
         if (Along) std::fill(w.z + b.classes, w.z + b.vectors * lanes, minus_infinity);  // whatever the soft-cap made of the padding
+    }
+    // The same to pairs of floats.
+    void transform_to_pairs(Block& b) {
+        if (p.class_bias && biased != b.index) load_bias(b);
+        const PairOf temperature(1 / p.temperature), cap(p.softcap), inverse(1 / p.softcap);
+        for (std::int64_t i = 0; i < b.vectors; ++i) {
+            Vector x = b.z[i], slope = 1.0f;
+            Pair<lanes> z{x, Vector(0.0f)};
+            if (p.temperature != 1) z = z * temperature;
+            if (p.class_bias) {
+                auto bias = [&](const T* from) { return Along ? Vector::load(from + i * lanes) : Vector(from[i]); };
+                z = z + Pair<lanes>{bias(w.bias), bias(w.bias_rest)};
+            }
+            if (p.softcap != 0) {
+                Capped<lanes> capped(z, cap, inverse);
+                z = capped.value;
+                slope = capped.slope;
+            }
+            // An infinite logit says what it says, with a cap or without.
+            auto finite = larger(x, -x) < std::numeric_limits<float>::infinity();
+            select(finite, z.high, x).store(w.z + i * lanes);
+            select(finite, z.low, 0.0f).store(w.z_rest + i * lanes);
+            if (b.slope) (slope * temperature.high).store(b.slope + i * lanes);
+        }
+        b.z.data = w.z, b.z.low = w.z_rest;
+        if (!Along) return;
+        std::fill(w.z + b.classes, w.z + b.vectors * lanes, minus_infinity);
+        std::fill(w.z_rest + b.classes, w.z_rest + b.vectors * lanes, T(0));
+    }
+    void load_bias(const Block& b) {
+        biased = b.index;
+        const double* from = p.class_bias + b.first_class;
+        for (std::int64_t j = 0; j < b.classes; ++j) w.bias[j] = T(from[j]), w.bias_rest[j] = T(from[j] - double(w.bias[j]));
+        if (!Along) return;
+        std::fill(w.bias + b.classes, w.bias + b.vectors * lanes, T(0));
+        std::fill(w.bias_rest + b.classes, w.bias_rest + b.vectors * lanes, T(0));
     }
     Vector bias(const Block& b, std::int64_t i) const {
         const double* from = p.class_bias + b.first_class;
@@ -86,29 +124,34 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
 
     // Masked classes: z = -inf and no slope, whatever the logit is. Without a transform the other slopes are 1.
     void apply_mask(Block& b, int row) {
-        load(p.mask, b, row, T(0), w.profile);
+        load_mask(b, row);
         const Tile<T> given = b.z;
-        b.z = {w.z, b.vectors, w.z + (b.vectors - 1) * lanes};
+        b.z = {w.z, b.vectors, w.z + (b.vectors - 1) * lanes, given.low};
         for (std::int64_t i = 0; i < b.vectors; ++i) {
-            auto out = Vector::load(w.profile + i * lanes) == T(0);
+            auto out = Vector::load(w.mask + i * lanes) == T(0);
             select(out, Vector(minus_infinity), given[i]).store(w.z + i * lanes);
+            if (given.low) select(out, Vector(T(0)), Vector::load(w.z_rest + i * lanes)).store(w.z_rest + i * lanes);
             if (!b.slope) continue;
             Vector slope = transforms() ? Vector::load(b.slope + i * lanes) : Vector(T(1));
             select(out, Vector(T(0)), slope).store(b.slope + i * lanes);
         }
     }
 
-    // w t of a block; returns the sum of t.
-    Real load_dense(const Block& b, int row) {
-        load(p.dense, b, row, T(0), b.dense);
-        Real sum = tile_mass(b.vectors, Weights<T, Along>{b.dense});
-        if (!p.class_weight) return sum;
+    // 1 for classes that can occur; once for all rows where it is the same for them.
+    void load_mask(const Block& b, int row) {
+        bool is_shared = p.mask.outer_stride == 0 && p.mask.inner_stride == 0 && !group.skips_some;
+        if (is_shared && masked == b.index) return;
+        masked = is_shared ? b.index : -1;
+        load(p.mask, b, row, T(0), w.mask);
+    }
+
+    // t of a block becomes w t.
+    void weigh_dense(const Block& b) {
         const double* weight = p.class_weight + b.first_class;
         for (std::int64_t j = 0; j < b.classes; ++j) {
             if (Along) b.dense[j] = T(b.dense[j] * weight[j]);
             else for (int lane = 0; lane < lanes; ++lane) b.dense[j * lanes + lane] = T(b.dense[j * lanes + lane] * weight[j]);
         }
-        return sum;
     }
 
     Weights<T, Along> by_class() const {
@@ -128,10 +171,10 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
             b.profile = by_class();
             return;
         }
-        load(p.mask, b, row, T(0), w.profile);
+        load_mask(b, row);
         for (std::int64_t i = 0; i < b.vectors; ++i) {
             Vector weight = Along ? Vector::load(w.by_class + i * lanes) : Vector(w.by_class[i]);
-            (Vector::load(w.profile + i * lanes) * weight).store(w.profile + i * lanes);
+            (Vector::load(w.mask + i * lanes) * weight).store(w.profile + i * lanes);
         }
         b.profile.tile = w.profile;
     }
@@ -148,43 +191,49 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     void block_statistics(std::int64_t index, int row, Statistics& s) {
         Block b = block_at(index, row);
         load_logits(b, row);
-        Vector m = T(0);
+        Vector m = T(0), rest = T(0);
         Real scale = 1.0;
         if (p.has_softmax) {
             m = tile_maximum(b.z);
             if constexpr (Along) m = Vector(maximum(m));
-            scale = exponentials(b, row, m, s);
+            if (b.z.low) {
+                rest = tile_rest(b.z, m);
+                if constexpr (Along) rest = Vector(maximum(rest));
+            }
+            scale = exponentials(b, row, m, rest, s);
         } else {
             for (int r = Along ? row : 0; r < (Along ? row + 1 : lanes); ++r) s.maximum[r] = 0, s.ties[r] = 1, s.others[r] = 0;
         }
         Vector from = select(m == minus_infinity, Vector(T(0)), m);  // of -inf alone, sums are relative to 0: -inf
-        if (p.entropy_sum) set(s.entropy_sum, row, tile_weighted(b.z, from, Weights<T, Along>{b.powers}) * scale);
+        if (p.entropy_sum) set(s.entropy_sum, row, tile_weighted(b.z, from, rest, Weights<T, Along>{b.powers}) * scale);
         if (has_profile()) {
             load_profile(b, row);
-            set(s.profile, row, tile_weighted(b.z, from, b.profile));
+            set(s.profile, row, tile_weighted(b.z, from, rest, b.profile));
             set(s.profile_mass, row, p.mask.data ? tile_mass(b.vectors, b.profile) : profile_mass);
             count_allowed(b, row, s);
         }
         if (has_dense()) {
-            Real target_sum = load_dense(b, row);
+            load(p.dense, b, row, T(0), b.dense);
+            Real target_sum = tile_mass(b.vectors, Weights<T, Along>{b.dense});
+            if (p.class_weight) weigh_dense(b);
             set(s.target_sum, row, target_sum);
-            set(s.dense, row, tile_weighted(b.z, from, Weights<T, Along>{b.dense}));
+            set(s.dense, row, tile_weighted(b.z, from, rest, Weights<T, Along>{b.dense}));
             set(s.dense_mass, row, p.class_weight ? tile_mass(b.vectors, Weights<T, Along>{b.dense}) : target_sum);
         }
-        if (finds_top()) find_top(b, row, m, s);
+        if (finds_top()) find_top(b, row, m, rest, s);
         find_labels(b, row);
     }
 
     // e^(z - m) in units of the number returned.
-    Real exponentials(Block& b, int row, Vector m, Statistics& s) {
-        bool in_place = b.z.data != w.z;
-        bool last = b.first_class + b.classes == p.classes;
+    Real exponentials(Block& b, int row, Vector m, Vector rest, Statistics& s) {
+        bool last = b.first_class + b.classes == p.classes, in_place = is_in_place();
         // The next block comes from memory while this one is computed; the next row, where a row is one block.
-        const char* next = !in_place || (last && row + 1 >= rows) ? nullptr : last ? row_start(p.logits, row + 1) : reinterpret_cast<const char*>(b.z.data + b.classes);
+        const char* next = !in_place || (last && row + 1 >= rows) ? nullptr
+                           : last ? row_start(p.logits, row + 1) : row_start(p.logits, row) + (b.first_class + b.classes) * p.logits.class_stride;
         T* powers = p.gradient.data || p.entropy_sum ? b.powers : nullptr;
         decltype(number(m)) others, ties;
-        set(s.maximum, row, number(m));
-        return with_origin(m, [&](const auto& origin) {
+        set(s.maximum, row, number(m) + number(rest));
+        return with_origin(m, rest, [&](const auto& origin) {
             tile_exp<T, Along>(b.z, origin, powers, next, others, ties);
             set(s.ties, row, ties);
             Real scale = note_origin(origin, b.index, row);
@@ -192,13 +241,15 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
             return scale;
         });
     }
-    template <class Body> auto with_origin(Vector m, Body body) const {
+    template <class Body> auto with_origin(Vector m, Vector rest, Body body) const {
         if constexpr (has_fma)
-            if (Base::scales()) return body(Origin<T, lanes, true>(m, p.temperature));
+            if (Base::scales()) return body(Origin<T, lanes, Form::scaled>(m, p.temperature));
+        if constexpr (has_fma && sizeof(T) == 4)
+            if (pairs()) return body(Origin<T, lanes, Form::paired>(m, rest));
         return body(Origin<T, lanes>(m));
     }
     template <class Counted> Real note_origin(const Counted& origin, std::int64_t index, int row) {
-        Real scale = number(origin.scale()), top = number(origin.m);
+        Real scale = number(origin.scale()), top = number(origin.m) + number(origin.low);
         set(w.top + index * max_rows, row, Base::scales() ? top / p.temperature : top);
         set(w.scale + index * max_rows, row, scale);
         return scale;
@@ -206,28 +257,31 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
 
     void count_allowed(const Block& b, int row, Statistics& s) {
         if (p.mask.data) {
-            load(p.mask, b, row, T(0), w.gradient);  // not in use yet
-            set(s.allowed, row, tile_mass(b.vectors, Weights<T, Along>{w.gradient}));
+            load_mask(b, row);
+            set(s.allowed, row, tile_mass(b.vectors, Weights<T, Along>{w.mask}));
         } else {
             for (int r = Along ? row : 0; r < (Along ? row + 1 : lanes); ++r) s.allowed[r] = double(b.classes);
         }
     }
 
     // Index of the first maximum.
-    void find_top(const Block& b, int row, Vector m, Statistics& s) {
+    void find_top(const Block& b, int row, Vector m, Vector rest, Statistics& s) {
+        auto is_top = [&](std::int64_t i) {
+            return b.z.low ? (b.z[i] == m) & (b.z.template rest<Form::paired>(i) == rest) : b.z[i] == m;
+        };
         if constexpr (Along) {
             s.prediction[row] = b.first_class;
             for (std::int64_t i = 0; i < b.vectors; ++i) {
-                Vector x = b.z[i];
-                if (sum(x == m) == 0) continue;
-                T value[lanes];
-                x.store(value);
-                s.prediction[row] += i * lanes + (std::find(value, value + lanes, m.part[0][0]) - value);
+                auto here = is_top(i);
+                if (sum(here) == 0) continue;
+                typename IntegerOf<T>::type value[lanes];
+                here.store(value);
+                s.prediction[row] += i * lanes + (std::find(value, value + lanes, -1) - value);
                 return;
             }
         } else {
             Vector at = T(0);  // the last assignment is the first maximum
-            for (std::int64_t j = b.classes - 1; j >= 0; --j) at = select(b.z[j] == m, Vector(T(j)), at);
+            for (std::int64_t j = b.classes - 1; j >= 0; --j) at = select(is_top(j), Vector(T(j)), at);
             T found[lanes];
             at.store(found);
             for (int lane = 0; lane < lanes; ++lane) s.prediction[lane] = b.first_class + std::int64_t(found[lane]);
@@ -242,8 +296,9 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         for (std::int64_t i = Along ? row * p.entries : 0, end = Along ? i + p.entries : rows * p.entries; i < end; ++i) {
             std::int64_t j = indices[i] - b.first_class;
             if (std::uint64_t(j) >= std::uint64_t(b.classes)) continue;
-            if constexpr (Along) logits[i] = j / lanes + 1 < b.z.vectors ? b.z.data[j] : b.z.last[j % lanes];
-            else logits[i] = b.z.data[j * lanes + (p.entries == 1 ? i : i / p.entries)];
+            std::int64_t at = Along ? j : j * lanes + (p.entries == 1 ? i : i / p.entries);
+            logits[i] = !Along || j / lanes + 1 < b.z.vectors ? b.z.data[at] : b.z.last[j % lanes];
+            if (b.z.low) logits[i] += b.z.low[at];
         }
     }
 
@@ -253,10 +308,12 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     LaneIndex label_lanes() { return convert<typename IntegerOf<T>::type>(Lanes<std::int64_t, lanes>::load(group.indices(1))); }
     void find_label_lanes(const Block& b) {
         LaneIndex label = label_lanes();
-        Vector found = std::numeric_limits<T>::quiet_NaN();
+        Vector found = std::numeric_limits<T>::quiet_NaN(), rest = T(0);
         for (std::int64_t j = 0; j < b.classes; ++j) found = select(label == LaneIndex(j), b.z[j], found);
+        for (std::int64_t j = 0; j < b.classes && b.z.low; ++j) rest = select(label == LaneIndex(j), b.z.template rest<Form::paired>(j), rest);
         found.store(w.label_logit);
-        convert<double>(found).store(group.logits(1));
+        rest.store(w.label_rest);
+        (convert<double>(found) + convert<double>(rest)).store(group.logits(1));
     }
 
     // Log-probabilities under labels: the labels' own entries and slopes.
@@ -332,12 +389,12 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         Block b = block_at(index, row);
         if (!shape.keeps && !reads_labels_only()) {
             load_logits(b, row);
-            if (has_dense()) load_dense(b, row);
+            if (has_dense()) {
+                load(p.dense, b, row, T(0), b.dense);
+                if (p.class_weight) weigh_dense(b);
+            }
             if (p.has_softmax) {
-                Vector m;
-                if constexpr (Along) m = T(Base::origins()[row]);
-                else m = convert<T>(Lanes<double, lanes>::load(Base::origins()));
-                with_origin(m, [&](const auto& origin) {
+                with_origin(origin_of(row), origin_rest(row), [&](const auto& origin) {
                     tile_powers<T>(b.z, origin, b.powers);
                     note_origin(origin, index, row);
                 });
@@ -361,6 +418,17 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         }
         if (!labels.any) correct(b, row, to);
         if (!straight) write(b, row, to);
+    }
+
+    // The maximum of a row (Along) or of all rows as T, and what that leaves of it.
+    Vector origin_of(int row) const {
+        if constexpr (Along) return T(Base::origins()[row]);
+        else return convert<T>(Lanes<double, lanes>::load(Base::origins()));
+    }
+    Vector origin_rest(int row) const {
+        if constexpr (sizeof(T) == 8) return T(0);
+        else if constexpr (Along) return T(Base::origins()[row] - double(T(Base::origins()[row])));
+        else return convert<T>(Lanes<double, lanes>::load(Base::origins()) - convert<double>(origin_of(row)));
     }
 
     // a / (n + S) for a block's powers, in their units, which count from the block's own maximum.
@@ -414,7 +482,9 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         auto numbers = [](const double* from) { return Doubles::load(from); };
         const Statistics& s = group.statistics;
         Doubles weight = numbers(group.weights(1)), upstream = numbers(group.upstream);
-        Vector power = with_origin(convert<T>(numbers(Base::origins())), [&](const auto& origin) { return exp_relative(Vector::load(w.label_logit), origin); });
+        Vector power = with_origin(origin_of(0), origin_rest(0), [&](const auto& origin) {
+            return exp_relative(Vector::load(w.label_logit), origin, Vector::load(w.label_rest));
+        });
         Doubles entry = power_lanes(b.index) * convert<double>(power) - weight;
         auto is_certain = (numbers(s.ties) == 1.0) & (numbers(s.others) < 1.0) & (numbers(group.logits(1)) == 0.0) & (weight > 0.0);
         entry = select(is_certain, numbers(group.residue), entry);
@@ -468,8 +538,7 @@ bool goes_along(const Problem& p) {
     return p.classes > 128 && (p.inner == 1 || std::abs(p.logits.class_stride) <= std::abs(p.logits.inner_stride));
 }
 template <class Body> auto dispatch(const Problem& p, Body body) {
-    bool transforms = (p.temperature != 1 && !scales_logits(p)) || p.softcap != 0 || p.class_bias || p.are_probabilities;
-    bool in_double = p.logits.dtype == DType::float64 || transforms;
+    bool in_double = p.logits.dtype == DType::float64 || (transforms_logits(p) && !pairs_logits(p));
     if (goes_along(p)) return in_double ? body.template operator()<double, true>() : body.template operator()<float, true>();
     return in_double ? body.template operator()<double, false>() : body.template operator()<float, false>();
 }

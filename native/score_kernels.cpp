@@ -87,7 +87,8 @@ template <int points> INLINE void squares(const Group& g, double* exponentials, 
     UNROLL for (int k = 0; k < points; ++k) at[k] = m[k];
 }
 
-template <Inputs inputs> INLINE void score(const ScoreProblem& p, const Group& g, Sums& sums) {
+void score(const ScoreProblem& p, const Group& g, Sums& sums) {
+    const Inputs inputs = p.inputs;
     // The greatest value, the first class that has it, the sum
     Real top = Real::load(g.raw), place = 0.0, total = top;
     for (std::int64_t j = 1; j < g.classes; ++j) {
@@ -107,22 +108,26 @@ template <Inputs inputs> INLINE void score(const ScoreProblem& p, const Group& g
     Real scale = origin.scale();
     for (std::int64_t first = 0; first < g.classes; first += 256) {  // blocks keep the rounding of long sums small
         Real s = 0.0, t = 0.0;
-        for (std::int64_t j = first, end = std::min(first + 256, g.classes); j < end; ++j) {
-            Real v = Real::load(g.raw + j * lanes), e, d;
-            if (inputs == Inputs::probs) {
-                e = select(v == reference, Real(1.0), v * scaled_up * inverse_reference);
-                d = log_of(larger(Real(0x1p-1022), e), Real(0.0));
-                d = select(e == 0.0, Real(lowest), d);
-            } else {
-                e = select(v == reference, Real(1.0), exp_relative(v, origin) * scale);
-                d = larger(Real(lowest), v - reference);
-            }
+        std::int64_t end = std::min(first + 256, g.classes);
+        auto add = [&](std::int64_t j, Real d, Real e) {
             Mask is_top = d == 0.0;
             d.store(g.d + j * lanes);
             e.store(g.e + j * lanes);
             ties = ties + select(is_top, Real(1.0), Real(0.0));
             s = s + absent(is_top, e);
             t = t + e * d;
+        };
+        if (inputs == Inputs::probs) {
+            for (std::int64_t j = first; j < end; ++j) {
+                Real v = Real::load(g.raw + j * lanes), e = select(v == reference, Real(1.0), v * scaled_up * inverse_reference);
+                Real d = log_of(larger(Real(0x1p-1022), e), Real(0.0));
+                add(j, select(e == 0.0, Real(lowest), d), e);
+            }
+        } else {
+            for (std::int64_t j = first; j < end; ++j) {
+                Real v = Real::load(g.raw + j * lanes);
+                add(j, larger(Real(lowest), v - reference), select(v == reference, Real(1.0), exp_relative(v, origin) * scale));
+            }
         }
         others = others + s;
         weighted = weighted + t;
@@ -235,16 +240,23 @@ void by_fold(const ScoreProblem& p, Reader<double> read, std::int64_t first, std
     for (std::int64_t r = 0; r < count; ++r) order[at[mixed[r]]++] = first + r;
 }
 
-template <class Source> void gather(const Matrix& from, const Group& g) {
+template <class Source> void gather_as(const Matrix& from, const Group& g) {
     for (std::int64_t j = 0; j < g.classes; ++j)
         for (int r = 0; r < lanes; ++r)
             g.raw[j * lanes + r] = widen<double>(*reinterpret_cast<const Source*>(from.data + g.rows[r] * from.outer_stride + j * from.class_stride));
 }
+void gather(const Matrix& from, const Group& g) {
+    switch (from.dtype) {
+        case DType::float64: return gather_as<double>(from, g);
+        case DType::float32: return gather_as<float>(from, g);
+        default: return gather_as<Float16>(from, g);
+    }
+}
 
-template <Inputs inputs, class Source> void block(const ScoreProblem& p, std::int64_t index, double* memory) {
+void block(const ScoreProblem& p, std::int64_t index, double* memory) {
     std::int64_t first = index * block_rows, count = std::min(block_rows, p.rows - first);
     std::int64_t order[block_rows], start[folds + 1] = {0, count};
-    if (p.by_temperature) by_fold(p, read_run<double, Source>, first, count, order, start);
+    if (p.by_temperature) by_fold(p, reader<double>(p.values.dtype), first, count, order, start);
     else for (std::int64_t r = 0; r < count; ++r) order[r] = first + r;
     std::int64_t most_factors = std::int64_t(1000 / std::log2(double(p.classes + 1)));
     Group g{{}, 0, p.classes, memory, memory + p.classes * lanes, memory + 2 * p.classes * lanes};
@@ -260,8 +272,8 @@ template <Inputs inputs, class Source> void block(const ScoreProblem& p, std::in
         for (std::int64_t r = start[f]; r < start[f + 1]; r += lanes) {
             g.count = int(std::min<std::int64_t>(lanes, start[f + 1] - r));
             for (int i = 0; i < lanes; ++i) g.rows[i] = order[r + (i < g.count ? i : 0)];
-            gather<Source>(p.values, g);
-            score<inputs>(p, g, sums);
+            gather(p.values, g);
+            score(p, g, sums);
             if (++sums.factors == most_factors) take_logs(sums);
         }
         if (!p.by_temperature) return;
@@ -280,21 +292,8 @@ template <Inputs inputs, class Source> void block(const ScoreProblem& p, std::in
 
 std::int64_t bytes(std::int64_t classes) { return 3 * lanes * classes * std::int64_t(sizeof(double)); }
 
-template <Inputs inputs> void block_of(const ScoreProblem& p, std::int64_t index, double* memory) {
-    switch (p.values.dtype) {
-        case DType::float64: return block<inputs, double>(p, index, memory);
-        case DType::float32: return block<inputs, float>(p, index, memory);
-        default: return block<inputs, Float16>(p, index, memory);
-    }
-}
-
 void blocks(const ScoreProblem& p, std::int64_t first, std::int64_t end, void* memory) {
-    auto* doubles = static_cast<double*>(memory);
-    for (std::int64_t i = first; i < end; ++i) switch (p.inputs) {
-        case Inputs::probs: block_of<Inputs::probs>(p, i, doubles); break;
-        case Inputs::log_probs: block_of<Inputs::log_probs>(p, i, doubles); break;
-        case Inputs::logits: block_of<Inputs::logits>(p, i, doubles); break;
-    }
+    for (std::int64_t i = first; i < end; ++i) block(p, i, static_cast<double*>(memory));
 }
 
 }  // namespace

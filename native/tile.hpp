@@ -6,19 +6,25 @@
 // vector_math), double for float64 and where the logits are transformed.
 #pragma once
 
-#include "vector_math.hpp"
+#include "pairs.hpp"
 
 namespace INSTRUCTION_SET {
 
 template <class T> constexpr int width = sizeof(T) == 4 ? 32 : 16;
 template <class T> using Wide = Lanes<T, width<T>>;
 
-// Vectors of z: the last one may stand elsewhere, padded with -inf (0 for weights).
+// Vectors of z: the last one may stand elsewhere, padded with -inf (0 for weights). Where the numbers are pairs, `low` holds the rest of
+// each, and both are padded in place.
 template <class T> struct Tile {
     const T* data;
     std::int64_t vectors;
     const T* last;
+    const T* low = nullptr;
     INLINE Wide<T> operator[](std::int64_t i) const { return Wide<T>::load(i + 1 < vectors ? data + i * width<T> : last); }
+    template <Form form> INLINE Wide<T> rest(std::int64_t i) const {
+        if constexpr (form == Form::paired) return Wide<T>::load(low + i * width<T>);
+        else return T(0);
+    }
 };
 // Per-class weights u, or a tile of weights.
 template <class T, bool Along> struct Weights {
@@ -35,6 +41,13 @@ template <class T> INLINE Wide<T> tile_maximum(const Tile<T>& z) {
     Wide<T> m = -std::numeric_limits<T>::infinity();
     for (std::int64_t i = 0; i < z.vectors; ++i) m = larger(z[i], m);  // NaN is dropped here and shows in the sum
     return m;
+}
+// Of pairs: the greatest rest beside the maximum m.
+template <class T> INLINE Wide<T> tile_rest(const Tile<T>& z, Wide<T> m) {
+    Wide<T> rest = -std::numeric_limits<T>::infinity();
+    for (std::int64_t i = 0; i < z.vectors; ++i)
+        rest = larger(select(z[i] == m, z.template rest<Form::paired>(i), Wide<T>(-std::numeric_limits<T>::infinity())), rest);
+    return rest;
 }
 
 // A sum in double whose rounding error stays below 2 ulp of T for any number of terms >= 0: up to four vectors are added in T,
@@ -98,33 +111,35 @@ template <class T, bool Along> INLINE auto count(typename Wide<T>::Integer n) {
 }
 
 // sum e^(z - m) / scale over all but the maxima, and how many maxima there are; the powers go to `powers` where they are kept.
-template <class T, bool Along, bool Scaled, class Total>
-INLINE void tile_exp(const Tile<T>& z, const Origin<T, width<T>, Scaled>& origin, T* powers, const char* next, Total& others, Total& ties) {
+template <class T, bool Along, Form form, class Total>
+INLINE void tile_exp(const Tile<T>& z, const Origin<T, width<T>, form>& origin, T* powers, const char* next, Total& others, Total& ties) {
     using Integer = typename Wide<T>::Integer;
     Sum<T, Along> total;
     Integer top = typename IntegerOf<T>::type(0);
     for (std::int64_t i = 0; i < z.vectors; ++i) {
-        Wide<T> x = z[i];
+        Wide<T> x = z[i], rest = z.template rest<form>(i);
         if (next) for (int line = 0; line < int(sizeof x) / 64; ++line) __builtin_prefetch(next + i * sizeof x + line * 64);
-        Wide<T> power = exp_relative(x, origin);
+        Wide<T> power = exp_relative(x, origin, rest);
         if (powers) power.store(powers + i * width<T>);
         Integer is_top = x == origin.m;
+        if constexpr (form == Form::paired) is_top = is_top & (rest == origin.low);
         top = top - is_top;
         total.add(select(is_top, Wide<T>(T(0)), power));
     }
     others = total.result();
     ties = count<T, Along>(top);
 }
-template <class T, bool Scaled> INLINE void tile_powers(const Tile<T>& z, const Origin<T, width<T>, Scaled>& origin, T* powers) {
-    for (std::int64_t i = 0; i < z.vectors; ++i) exp_relative(z[i], origin).store(powers + i * width<T>);
+template <class T, Form form> INLINE void tile_powers(const Tile<T>& z, const Origin<T, width<T>, form>& origin, T* powers) {
+    for (std::int64_t i = 0; i < z.vectors; ++i) exp_relative(z[i], origin, z.template rest<form>(i)).store(powers + i * width<T>);
 }
 
-// sum w (z - m), where w = 0 wins over an infinite z.
-template <class T, bool Along> INLINE auto tile_weighted(const Tile<T>& z, Wide<T> m, const Weights<T, Along>& w) {
+// sum w (z - m), where w = 0 wins over an infinite z. Of pairs, m's rest is `low`.
+template <class T, bool Along> INLINE auto tile_weighted(const Tile<T>& z, Wide<T> m, Wide<T> low, const Weights<T, Along>& w) {
     Sum<T, Along> total;
     for (std::int64_t i = 0; i < z.vectors; ++i) {
-        Wide<T> weight = w[i];
-        total.add(select(weight == T(0), Wide<T>(T(0)), weight * (z[i] - m)));
+        Wide<T> weight = w[i], distance = z[i] - m;
+        if (z.low) distance = distance + (z.template rest<Form::paired>(i) - low);
+        total.add(select(weight == T(0), Wide<T>(T(0)), weight * distance));
     }
     return total.result();
 }

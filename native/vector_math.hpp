@@ -66,15 +66,20 @@ template <class T> struct Scale {
 inline bool can_scale(double temperature) { return has_fma && temperature >= 0x1p-60 && temperature <= 0x1p60; }
 struct NoScale { explicit NoScale(double) {} };
 
+// What the exponentials are of: numbers as they are, numbers under a temperature, pairs of floats (pairs.hpp).
+enum class Form { plain, scaled, paired };
+
 // Where the exponentials of a row with maximum m count from. The difference z - m itself would round, which costs |z - m| / 2 ulp;
 // e^z = 2^k e^r with an exact r needs no difference, only k relative to that of the maximum. From `range` on, z - m is exact for every
 // z that matters (they lie within a factor of 2 of each other), and is taken first.
 // With a temperature, x and m stand for x / temperature and m / temperature.
-template <class T, int N, bool Scaled = false> struct Origin {
+template <class T, int N, Form form = Form::plain> struct Origin {
+    static constexpr bool Scaled = form == Form::scaled;
     static constexpr T offset = Exp<T>::bias + Exp<T>::headroom;
     std::conditional_t<Scaled, Scale<T>, NoScale> by;
     double temperature;
     Lanes<T, N> m, base, top, power;  // top = m - base ~ power ln 2
+    Lanes<T, N> low = T(0);           // of a pair: the maximum is m + low
     Lanes<T, N> magic;                // x log2e + magic: the exponent field in its last bits
     Lanes<T, N> floor;                // gets the exponent field 0
     INLINE explicit Origin(Lanes<T, N> maximum, double temperature_ = 1) : by(temperature_), temperature(temperature_), m(maximum) {
@@ -88,6 +93,7 @@ template <class T, int N, bool Scaled = false> struct Origin {
         magic = (E::round + offset) - power;
         floor = (power - offset) * ln2();
     }
+    INLINE Origin(Lanes<T, N> maximum, Lanes<T, N> low_) : Origin(maximum) { low = low_; }
     // The same in T: what one rounding of it loses goes to `lost`.
     INLINE Lanes<T, N> own_scale(Lanes<T, N>& lost) const {
         using E = Exp<T>;
@@ -118,20 +124,23 @@ template <class T, int N, bool Scaled = false> struct Origin {
         } else {
             r = r - from;
         }
+        if constexpr (form == Form::paired) r = r - convert<double>(low);
         r = r + k * E::ln2_low;
         return exp_reduced(r) * (sizeof(T) == 4 ? 0x1p-40 : 0x1p-200);
     }
 };
 
-// e^(z - m) / origin.scale() for z <= m; 0 for -inf and below every precision, NaN for NaN.
-template <class T, int N, bool Scaled> INLINE Lanes<T, N> exp_relative(Lanes<T, N> z, const Origin<T, N, Scaled>& origin) {
+// e^(z + low - m - origin.low) / origin.scale() for z <= m; 0 for -inf and below every precision, NaN for NaN.
+template <class T, int N, Form form>
+INLINE Lanes<T, N> exp_relative(Lanes<T, N> z, const Origin<T, N, form>& origin, Lanes<T, N> low = Lanes<T, N>(T(0))) {
     using E = Exp<T>;
     Lanes<T, N> x = larger(origin.floor, z - origin.base);
     Lanes<T, N> shifted = fma(x, Lanes<T, N>(origin.log2e()), origin.magic), k = shifted - origin.magic;
     Lanes<T, N> r;
-    if constexpr (Scaled) r = fma(x, Lanes<T, N>(origin.by.low), fma(x, Lanes<T, N>(origin.by.high), k * -E::ln2_high));
+    if constexpr (form == Form::scaled) r = fma(x, Lanes<T, N>(origin.by.low), fma(x, Lanes<T, N>(origin.by.high), k * -E::ln2_high));
     else r = fma(k, Lanes<T, N>(-E::ln2_high), x);
     r = fma(k, Lanes<T, N>(-E::ln2_low), r);
+    if constexpr (form == Form::paired) r = r + low;
     return exp_reduced(r) * as_real<T, N>(shift_left(as_integer(shifted), E::mantissa));
 }
 
@@ -176,18 +185,30 @@ template <int N> INLINE Lanes<double, N> exp_difference(Lanes<double, N> a, Lane
     return select(z < -708.0, Real(0.0), power + power * rest);
 }
 
-// With x = -2|y|, k ln 2 + r = x and m = 2^k (e^r - 1), both numbers without cancellation: e^x - 1 = m + (2^k - 1), e^x = m + 2^k.
-// tanh |y| = (1 - e^x) / (1 + e^x); 1 - tanh^2 = 4 e^x / (1 + e^x)^2.
+// e^x and 1 - e^x for x <= 0 (down to -700, where it stays). With k ln 2 + r = x and m = 2^k (e^r - 1), both without cancellation:
+// e^x - 1 = m + (2^k - 1), e^x = m + 2^k.
+template <int N> struct Decay {
+    using Real = Lanes<double, N>;
+    Real value, complement;
+    INLINE explicit Decay(Real exponent) {
+        using E = Exp<double>;
+        Real x = larger(Real(-700.0), exponent), k = nearest_power(x);
+        Real r = (x - k * E::ln2_high) - k * E::ln2_low, scale = power_of_two(k), m = scale * fma(exp_tail(r), r * r, r);
+        value = m + scale;
+        complement = (1.0 - scale) - m;
+    }
+};
+
+// With x = -2|y|: tanh |y| = (1 - e^x) / (1 + e^x); 1 - tanh^2 = 4 e^x / (1 + e^x)^2.
 template <int N> struct Tanh {
     using Real = Lanes<double, N>;
     Real value, slope;
     INLINE explicit Tanh(Real y) {
-        using E = Exp<double>;
-        Real exact = larger(y, -y) * -2.0, x = larger(Real(-700.0), exact), k = nearest_power(x);
-        Real r = (x - k * E::ln2_high) - k * E::ln2_low, scale = power_of_two(k), m = scale * fma(exp_tail(r), r * r, r);
-        Real decay = m + scale, inverse = 1.0 / (decay + 1.0), size = ((1.0 - scale) - m) * inverse;
+        Real exponent = larger(y, -y) * -2.0;
+        Decay<N> decay(exponent);
+        Real inverse = 1.0 / (decay.value + 1.0), size = decay.complement * inverse;
         value = select(y == y, select(y < 0.0, -size, size), y);
-        slope = select(y == y, select(exact < -700.0, Real(0.0), decay * 4.0 * (inverse * inverse)), y);
+        slope = select(y == y, select(exponent < -700.0, Real(0.0), decay.value * 4.0 * (inverse * inverse)), y);
     }
 };
 

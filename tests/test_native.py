@@ -319,3 +319,45 @@ def test_the_slope_of_a_soft_cap_vanishes(kernel, name):
     gradient = both(np.array([[4_000.0, -4_000.0, 1.0]]), np.array([1]), softcap=5.0)[1]
     assert gradient[0, 0] == gradient[0, 1] == 0
     assert gradient[0, 2] > 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"softcap": 3.0}, {"softcap": 60.0}, {"softcap": 70.0}, {"temperature": 1.7}], ids=str
+)
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("classes", [2, 40, 300, 5_000, 70_000])
+@pytest.mark.parametrize("name", native.instruction_sets())
+def test_transformed_logits_of_32_bits_are_exact(kernel, name, classes, with_bias, options):
+    """They become pairs of floats, or doubles: beside float64, which the oracle holds to its own last digits."""
+    kernel(name)
+    random = np.random.default_rng(classes)
+    bias = {"class_bias": random.normal(0, 3, classes)} if with_bias else {}
+    for size in (1, 50):
+        rows = 300 if classes < 1_000 else 3
+        logits = random.normal(0, size, (rows, classes)).astype(np.float32)
+        logits[::2, 0], logits[::3, 1] = -np.inf, logits[::3, 0]
+        labels = np.where(random.random(rows) < 0.5, logits.argmax(1), random.integers(1, classes, rows))
+        value, gradient = both(logits, labels, **options, **bias)
+        exact, slope = both(logits.astype(np.float64), labels, **options, **bias)
+        for found, expected, bound in ((value, exact, 4), (gradient, slope, 8)):
+            expected = np.where(np.abs(expected) < 1e-35, 0, expected)
+            found = np.where(expected == 0, 0, found)
+            finite = np.isfinite(expected)
+            np.testing.assert_array_equal(found[~finite], expected[~finite])
+            ulp = np.abs(found[finite] - expected[finite]) / np.spacing(np.abs(expected[finite]).astype(np.float32))
+            assert ulp.max() <= bound
+        found = xe.row_statistics(logits, labels, **options, **bias)
+        expected = xe.row_statistics(logits.astype(np.float64), labels, **options, **bias)
+        np.testing.assert_allclose(found.entropy, expected.entropy, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.lse, expected.lse, rtol=1e-6, atol=1e-6)
+
+
+def test_the_bias_of_the_largest_numbers():
+    """Where a float would overflow, doubles take over."""
+    logits = np.array([[3e38, 0, -3e38]], np.float32)
+    for bias in ([0, 3e38, 0], [1e38, 0, 0], [-3e38, 0, 3e38]):
+        value, gradient = xe.cross_entropy_value_and_grad(logits, [0], class_bias=np.array(bias), reduction="none")
+        z = logits[0].astype(np.float64) + bias
+        weight = np.exp(z - z.max())
+        np.testing.assert_allclose(value, [np.log(weight.sum()) - (z[0] - z.max())], rtol=1e-6)
+        np.testing.assert_allclose(gradient[0], weight / weight.sum() - [1, 0, 0], atol=1e-6)

@@ -50,6 +50,11 @@ def exp_tail(r: Number) -> Number:
     return (exp(r) - 1 - r) / r**2 if abs(r) > mpf(10) ** -15 else mpf(1) / 2 + r / 6
 
 
+def exp_third(r: Number) -> Number:
+    """(e^r - 1 - r - r^2 / 2) / r^3."""
+    return (exp_tail(r) - mpf(1) / 2) / r if abs(r) > mpf(10) ** -15 else mpf(1) / 6
+
+
 def atanh_tail(first: int) -> Callable[[Number], Number]:
     """(atanh(s) / s - 1) / s^2 times ``first``, as a function of z = s^2."""
     return lambda z: first * ((atanh(sqrt(z)) / sqrt(z) - 1) / z if z > 0 else mpf(1) / 3)
@@ -59,6 +64,7 @@ HALF_LN2 = log(2) / 2 * mpf("1.0002")
 LOG_RANGE = ((sqrt(2) - 1) / (sqrt(2) + 1)) ** 2 * mpf("1.0001")
 POLYNOMIALS = {
     "exp, float": (exp_tail, 4, -HALF_LN2, HALF_LN2),
+    "exp, pairs of floats": (exp_third, 5, -HALF_LN2, HALF_LN2),
     "exp, double": (exp_tail, 9, -HALF_LN2, HALF_LN2),
     "log, double": (atanh_tail(2), 7, mpf(10) ** -12, LOG_RANGE),
     "log1p of [0, 1], float": (atanh_tail(1), 4, mpf(10) ** -8, mpf(1) / 9),
