@@ -210,6 +210,7 @@ void compute(const Call& call) {
     p.threads = int(call.integer("threads"));
 
     bool in_double = losses.dtype == DType::float64, adds_up = call.flag("adds_up");
+    if (!losses || (adds_up ? p.rows % losses.size != 0 : losses.size != p.rows)) throw std::invalid_argument("another number of losses than rows");
     std::unique_ptr<double[]> own(in_double && !adds_up ? nullptr : new double[p.rows]);
     p.loss = {own ? own.get() : reinterpret_cast<double*>(losses.data), sizeof(double), 0};
     compute_rows(p, call.text("instruction_set"));
