@@ -82,23 +82,25 @@ def ours_on_jax(case: Case, threads: int) -> dict[str, Call]:
     """JAX arrays in, JAX arrays out, compiled: the value, and the value with its gradient."""
     if not has("jax") or case.kind == "log_loss":
         return {}
-    import jax.numpy as jnp
-
     loss = xe.binary_cross_entropy if case.kind == "binary" else xe.cross_entropy
-    options = {name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in case.options.items()}
-    options |= {} if case.kind == "binary" else {"axis": case.axis}
-    calls = compiled(lambda logits, target: loss(logits, target, **options), case)
+    arrays = {name: value for name, value in case.options.items() if isinstance(value, np.ndarray)}
+    others = {name: value for name, value in case.options.items() if name not in arrays}
+    others |= {} if case.kind == "binary" else {"axis": case.axis}
+    calls = compiled(lambda logits, target, given: loss(logits, target, **given, **others), case, arrays)
     return {f"{what} of JAX arrays": call for what, call in calls.items()}
 
 
-def compiled(loss: Callable[[Any, Any], Any], case: Case) -> dict[str, Call]:
-    """The value alone and with its gradient. Targets are arguments: constants would be folded at compilation."""
+def compiled(loss: Callable[..., Any], case: Case, *others: Any) -> dict[str, Call]:
+    """The value alone and with its gradient. Every array is an argument: constants would be folded at compilation."""
     import jax
     import jax.numpy as jnp
 
-    x, y = jnp.asarray(case.logits), jnp.asarray(case.target)
-    value, gradient = (jax.jit(f).lower(x, y).compile() for f in (loss, jax.value_and_grad(loss)))
-    return {"value": lambda: value(x, y).block_until_ready(), "gradient": lambda: jax.block_until_ready(gradient(x, y))}
+    given = jax.tree.map(jnp.asarray, (case.logits, case.target, *others))
+    value, gradient = (jax.jit(f).lower(*given).compile() for f in (loss, jax.value_and_grad(loss)))
+    return {
+        "value": lambda: value(*given).block_until_ready(),
+        "gradient": lambda: jax.block_until_ready(gradient(*given)),
+    }
 
 
 def torch(case: Case, threads: int) -> dict[str, Call]:
@@ -173,7 +175,7 @@ def jax(case: Case, threads: int) -> dict[str, Call]:
 
 def optax(case: Case, threads: int) -> dict[str, Call]:
     """As JAX, with optax's own functions."""
-    if not has("optax") or case.options or case.axis != -1 or case.kind == "log_loss":
+    if not has("optax") or case.options or case.kind == "log_loss":
         return {}
     import optax
 
@@ -182,8 +184,8 @@ def optax(case: Case, threads: int) -> dict[str, Call]:
         "soft": "softmax_cross_entropy",
         "binary": "sigmoid_binary_cross_entropy",
     }
-    each = getattr(optax.losses, names[case.kind])
-    return compiled(lambda logits, target: each(logits, target).mean(), case)
+    each, axis = getattr(optax.losses, names[case.kind]), {} if case.kind == "binary" else {"axis": case.axis}
+    return compiled(lambda logits, target: each(logits, target, **axis).mean(), case)
 
 
 def scipy(case: Case, threads: int) -> dict[str, Call]:

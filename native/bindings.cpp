@@ -16,6 +16,7 @@
 #include "labels.hpp"
 #include "ranges.hpp"
 #include "schedule.hpp"
+#include "xla_rows.hpp"
 
 namespace nb = nanobind;
 using nb::literals::operator""_a;
@@ -318,6 +319,7 @@ NB_MODULE(_native, m) {
     m.def("row_sums", &row_sums, "numbers"_a, "weight"_a.none(), "sums"_a, "threads"_a = 0);
     m.def("labelled", &labelled, "logits"_a, "axis"_a, "labels"_a, "ignored_label"_a.none(), "low"_a, "high"_a, "values"_a,
           "threads"_a = 0);
+    m.def("xla_rows", [] { return nb::capsule(reinterpret_cast<const void*>(&xla_rows)); }, "The core as a handler of XLA's foreign function interface.");
     m.def("element_blocks", &element_blocks, "count"_a);
     m.def("binary", &binary, "logits"_a, "is_bfloat16"_a, "target"_a, "target_is_bfloat16"_a, "pos_weight"_a.none(), "valid"_a.none(),
            "smoothing"_a, "upstream"_a, "losses"_a.none(), "sums"_a.none(), "gradient"_a.none(), "threads"_a,

@@ -163,6 +163,20 @@ class CompiledJAX(JAX):
         return jax.jit(lambda given, named: function(*given, **named, **rest))(arguments, arrays)
 
 
+class CompiledByXLA(CompiledJAX):
+    """The form that XLA compiles, which the core leaves to other devices and to programs for several of them."""
+
+    name = "jax-xla"
+
+    def takes(self, item: pytest.Item) -> bool:
+        return super().takes(item) and is_sampled(item, 12)
+
+    def apply(self, function: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CROSSENTROPY_KERNEL", "generic")
+            return super().apply(function, arguments, options)
+
+
 @dataclass(frozen=True)
 class PyTorch(NumPy):
     """Tensors in, tensors out. An input that was written to has a version other than 0."""
@@ -347,7 +361,7 @@ if importlib.util.find_spec("torch"):
 if importlib.util.find_spec("jax"):
     # jaxlib 0.10.2 takes some reductions on the CPU for another: without this its jit gives wrong sums.
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_experimental_ynn_fusion_type="
-    LIBRARIES += [JAX(), CompiledJAX()]
+    LIBRARIES += [JAX(), CompiledJAX(), CompiledByXLA()]
 if shutil.which("nvidia-smi") and importlib.util.find_spec("torch") and importlib.util.find_spec("triton"):
     import torch
 

@@ -15,6 +15,7 @@ import functools
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import crossentropy as xe
+from crossentropy.libraries.jax import core
 
 assert len(jax.devices()) == 4
 rng = np.random.default_rng(0)
@@ -31,8 +32,10 @@ loss = functools.partial(xe.cross_entropy, label_smoothing=0.1)
 for spec in (P("rows", None), P("rows", "classes"), P(None, "classes"), P(("rows", "classes"), None)):
     x = jax.device_put(logits, NamedSharding(mesh, spec))
     t = jax.device_put(labels, NamedSharding(mesh, P(spec[0])))
-    found = jax.jit(jax.value_and_grad(loss))(x, t)
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(x, t).compile()
+    found = compiled(x, t)
     check(found)
+    assert "crossentropy_rows" not in compiled.as_text()  # the partitioner would gather the arguments of a call
     assert found[1].sharding.is_equivalent_to(x.sharding, 2), (spec, found[1].sharding)
 
 @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P("rows"), P("rows")), out_specs=P())
@@ -40,6 +43,10 @@ def total(x, t):
     return jax.lax.psum(xe.cross_entropy(x, t, label_smoothing=0.1, reduction="sum"), "rows") / 7
 
 check(jax.jit(jax.value_and_grad(total))(jnp.asarray(logits), jnp.asarray(labels)))
+unchecked = jax.shard_map(total.__wrapped__, mesh=mesh, in_specs=(P("rows"), P("rows")), out_specs=P(), check_vma=False)
+compiled = jax.jit(unchecked).lower(jnp.asarray(logits), jnp.asarray(labels)).compile()
+np.testing.assert_allclose(np.asarray(compiled(jnp.asarray(logits), jnp.asarray(labels))), value, rtol=1e-6)
+assert ("crossentropy_rows" in compiled.as_text()) == (core.kernel_name() != "xla")
 binary = jax.device_put(logits, NamedSharding(mesh, P("rows", "classes")))
 each = jax.jit(lambda x: xe.binary_cross_entropy(x, jnp.ones_like(x), reduction="none"))(binary)
 expected = xe.binary_cross_entropy(logits, np.ones_like(logits), reduction="none")

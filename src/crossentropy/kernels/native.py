@@ -52,6 +52,11 @@ def kernel_name() -> str:
     return forced() or next(iter(instruction_sets()), "generic")
 
 
+def xla_handler() -> Any:
+    """The core as a handler of XLA's foreign function interface, a capsule; None without the core."""
+    return None if _native is None or not hasattr(_native, "xla_rows") else _native.xla_rows()
+
+
 def label_scan() -> Callable[..., tuple[int, float] | None] | None:
     """The core's look at labels (rows,), where it computes: ``row_coefficients`` says what it is."""
     return None if _native is None or forced() == "generic" else _native.labels

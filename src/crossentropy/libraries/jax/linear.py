@@ -18,13 +18,13 @@ import numpy as np
 
 from crossentropy import linear_chunks
 from crossentropy.kernels.xla.labels import is_plain
+from crossentropy.libraries.jax.derivatives import Factors
+from crossentropy.libraries.jax.derivatives import rows as row_losses
 from crossentropy.libraries.jax.losses import (
     Rows,
     as_floating,
     no_probability,
     refuse_output,
-    row_gradients,
-    row_losses,
     shaped_summary,
     summaries,
     xp,
@@ -117,7 +117,7 @@ def losses_of(head: Head, c: RowCoefficients, chunks: Chunks) -> Any:
     @jax.checkpoint
     def losses(head: Head, c: RowCoefficients, number: Any) -> tuple[Any, Any]:
         rows, part = chunks.part(number, c)
-        return rows, row_losses(head.logits(head.features_of(rows, part), part), part)
+        return rows, row_losses.value(head.logits(head.features_of(rows, part), part), part, Factors())
 
     def step(total: Any, number: Any) -> tuple[Any, None]:
         rows, part = losses(head, c, number)
@@ -128,7 +128,7 @@ def losses_of(head: Head, c: RowCoefficients, chunks: Chunks) -> Any:
 
 
 def losses_and_gradients(head: Head, c: RowCoefficients, upstream: Any, chunks: Chunks) -> tuple[Any, Head]:
-    """(rows,) losses, and the gradients of their sum times ``upstream`` (rows,)."""
+    """(rows,) losses times ``upstream`` (rows,), and the gradients of their sum."""
     dtype = working_dtype(head.features, head.weight)
     classes = range(0, head.weight.shape[0], chunks.block)
 
@@ -137,8 +137,9 @@ def losses_and_gradients(head: Head, c: RowCoefficients, upstream: Any, chunks: 
         rows, part = chunks.part(number, c)
         features = head.features_of(rows, part)
         logits = head.logits(features, part)
-        factor = upstream[rows][:, None]
-        slopes = jnp.where(factor == 0, 0.0, factor * row_gradients(logits, part))
+        factor = upstream[rows]
+        losses, slopes = row_losses.value_and_gradient(logits, part, Factors(row_weight=factor))
+        losses = jnp.where(factor == 0, 0.0, losses)  # a row that counts nothing is not read: 0 x inf
         weight = gradients.weight
         for start in classes:
             own = jnp.matmul(slopes[:, start : start + chunks.block].T, features, preferred_element_type=dtype)
@@ -146,7 +147,7 @@ def losses_and_gradients(head: Head, c: RowCoefficients, upstream: Any, chunks: 
         back = jnp.matmul(slopes, head.weight, preferred_element_type=dtype)
         bias = None if head.bias is None else gradients.bias + xp.sum(slopes, axis=0)
         gradients = Head(added(gradients.features, rows[0], back), weight, bias)
-        return (added(total, rows[0], row_losses(logits, part)), gradients), None
+        return (added(total, rows[0], losses), gradients), None
 
     none = jax.tree.map(lambda array: jnp.zeros(array.shape, dtype), head)
     sums, _ = jax.lax.scan(step, (jnp.zeros(chunks.rows, dtype), none), jnp.arange(chunks.count))
@@ -171,7 +172,7 @@ def forward(head: Any, c: Any, upstream: Any, chunks: Chunks) -> tuple[Any, Any]
     if others_move:
         return total_of(losses_of(head, c, chunks), upstream), (None, (head, c, upstream))
     losses, gradients = losses_and_gradients(head, c, upstream, chunks)
-    return total_of(losses, upstream), (gradients, jax.tree.map(jnp.zeros_like, (c, upstream)))
+    return xp.sum(losses), (gradients, jax.tree.map(jnp.zeros_like, (c, upstream)))
 
 
 def backward(chunks: Chunks, kept: Any, slope: Any) -> Any:
@@ -217,15 +218,15 @@ def problem(
 
 def factors(rows: Rows) -> Any:
     """What each row counts in the value, (rows,)."""
-    upstream = jnp.asarray(rows.reduction().upstream(), rows.logits.dtype)
-    return jnp.broadcast_to(upstream, (rows.layout.count,))
+    return jnp.broadcast_to(rows.factors().upstream(rows.logits.dtype), (rows.layout.count,))
 
 
 def linear_cross_entropy(features: Any, weight: Any, target: Any, bias: Any, options: LinearOptions) -> Any:
     head, rows, chunks = problem(features, weight, target, bias, options)
     if options.reduction != "none":
         return total(head, rows.coefficients, factors(rows), chunks)
-    return rows.reduction().of_losses(losses_of(head, rows.coefficients, chunks)).astype(rows.logits.dtype)
+    losses = losses_of(head, rows.coefficients, chunks)
+    return rows.value(rows.factors().value(losses, rows.coefficients.valid))
 
 
 def linear_cross_entropy_value_and_grad(
@@ -235,10 +236,8 @@ def linear_cross_entropy_value_and_grad(
     head, rows, chunks = problem(features, weight, target, bias, options)
     upstream = factors(rows)
     losses, gradients = losses_and_gradients(head, rows.coefficients, upstream, chunks)
-    if options.reduction == "none":
-        value = rows.reduction().of_losses(losses).astype(rows.logits.dtype)
-    else:
-        value = total_of(losses, upstream)
+    # Row weight and unit are in the factors already, and so is the denominator.
+    value = rows.value(losses if options.reduction == "none" else xp.sum(losses))
     parts = [jnp.reshape(gradients.features, jnp.shape(features)), gradients.weight]
     return value, parts if bias is None else [*parts, gradients.bias]
 

@@ -1,8 +1,4 @@
-"""JAX arrays and tracers: conversion, derivative rules, values that cannot raise. The arithmetic is in ``kernels``.
-
-The loss of the rows is a function with a derivative rule of its own (``custom_jvp``), which is the canonical gradient
-and not the derivative of the code: so p_y - 1 keeps its digits, and infinite logits meet no 0 x inf. The gradient has
-such a rule again, the Hessian-vector product. Forward and reverse mode, ``vmap``, ``scan`` and ``checkpoint`` follow.
+"""JAX arrays and tracers: conversion and values that cannot raise. The arithmetic is in ``kernels``.
 
 A value that would raise cannot do so where it is not known (under ``jit`` or ``vmap``, or on a device that one would
 have to wait for). There it makes its row NaN, in value and gradient.
@@ -12,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +19,8 @@ import numpy as np
 from crossentropy import arguments, reduction
 from crossentropy.arrays import (
     FLOATING,
-    REDUCED,
     Layout,
     check_unit_interval,
-    dtype_name,
     is_boolean,
     is_floating,
     is_integer,
@@ -35,22 +30,15 @@ from crossentropy.arrays import (
 from crossentropy.binary_coefficients import binary_coefficients, check_binary_probabilities
 from crossentropy.binary_loss import BinaryCoefficients
 from crossentropy.kernels import generic
-from crossentropy.kernels.xla.labels import is_plain, label_gradients, label_losses
 from crossentropy.kernels.xla.namespace import namespace as xp
+from crossentropy.libraries.jax import core, derivatives
+from crossentropy.libraries.jax.core import result_dtype
+from crossentropy.libraries.jax.derivatives import Factors
 from crossentropy.options import BinaryOptions, LossOptions
-from crossentropy.reduction import Reduction
 from crossentropy.row_coefficients import check_dense_target, check_probabilities, row_coefficients
-from crossentropy.row_loss import RowCoefficients, log_sum, row_loss
+from crossentropy.row_loss import RowCoefficients, log_sum
 
 namespace = xp
-
-# What is the same for every call of a compiled function, and what is an array (or None).
-STATIC = ["inputs", "temperature", "softcap", "label_smoothing", "focal_gamma", "z_loss", "dense_scale"]
-for _type in (RowCoefficients, BinaryCoefficients):
-    _names = [field.name for field in dataclasses.fields(_type)]
-    jax.tree_util.register_dataclass(
-        _type, [name for name in _names if name not in STATIC], [name for name in _names if name in STATIC]
-    )
 
 
 def values_known(array: Any) -> bool:
@@ -105,87 +93,7 @@ def undefined_where(bad: Callable[..., Any], array: Any) -> Any:
     return jnp.where(bad(xp, array), jnp.nan, floating)
 
 
-def result_dtype(array: Any) -> np.dtype:
-    """The loss of 16-bit logits is float32. It is computed in the same precision."""
-    return np.dtype(np.float32) if dtype_name(array) in REDUCED else array.dtype
-
-
-# -- derivative rules --------------------------------------------------------------------------------------------------
-
-
-def with_derivative(function: Callable[..., Any], derivative: Callable[..., Any]) -> Callable[..., Any]:
-    """``function(logits, coefficients)`` whose derivative along v, a change of the logits, is ``derivative(..., v)``.
-
-    In the coefficients it is linear (targets, weights), and there the derivative of the code is exact.
-    """
-    differentiable = jax.custom_jvp(function)
-
-    def rule(primals: Any, tangents: Any) -> Any:
-        (logits, c), (change, changes) = primals, tangents
-        directions = [change] if moves(change) else []
-        # The class bias is added after the temperature: it moves all rows as logits do.
-        if moves(bias := getattr(changes, "class_bias", None)):
-            directions.append(c.temperature * bias)
-        parts = [derivative(logits, c, jnp.broadcast_to(v, logits.shape)) for v in directions]
-        names = [field.name for field in dataclasses.fields(c) if field.name not in (*STATIC, "class_bias")]
-        moving = {name: getattr(changes, name) for name in names if moves(getattr(changes, name))}
-        if moving:
-            here = {name: getattr(c, name) for name in moving}
-            along = jax.jvp(lambda values: function(logits, dataclasses.replace(c, **values)), (here,), (moving,))[1]
-            parts.append(along)
-        result = differentiable(logits, c)
-        return result, sum(parts[1:], parts[0]) if parts else jnp.zeros_like(result)
-
-    differentiable.defjvp(rule, symbolic_zeros=True)
-    return differentiable
-
-
-def moves(tangent: Any) -> bool:
-    """Is there a change at all? Integers and constants have none."""
-    return not (
-        tangent is None
-        or isinstance(tangent, jax.custom_derivatives.SymbolicZero)
-        or getattr(tangent, "dtype", None) == jax.dtypes.float0
-    )
-
-
-def row_losses_of(logits: Any, c: RowCoefficients) -> Any:
-    if is_plain(c):
-        return label_losses(logits.astype(result_dtype(logits)), c)
-    return row_loss(xp, generic.row_statistics(xp, logits, c, result_dtype(logits)), c)
-
-
-def row_gradients_of(logits: Any, c: RowCoefficients) -> Any:
-    work = result_dtype(logits)
-    if is_plain(c):
-        return label_gradients(logits.astype(work), c)
-    return generic.row_gradient(xp, logits, c, generic.row_statistics(xp, logits, c, work), 1.0, work)
-
-
-def row_hessian_vector(logits: Any, c: RowCoefficients, v: Any) -> Any:
-    work = result_dtype(logits)
-    return generic.row_hessian_vector(xp, logits, c, generic.row_statistics(xp, logits, c, work), v, 1.0, work)
-
-
-row_gradients = with_derivative(row_gradients_of, row_hessian_vector)
-row_losses = with_derivative(row_losses_of, lambda logits, c, v: jnp.sum(row_gradients(logits, c) * v, axis=-1))
-
-
-def element_losses_of(logits: Any, c: BinaryCoefficients) -> Any:
-    return generic.binary_loss(xp, logits, c, result_dtype(logits))
-
-
-def element_gradients_of(logits: Any, c: BinaryCoefficients) -> Any:
-    return generic.binary_gradient(xp, logits, c, 1.0, result_dtype(logits))
-
-
-def element_curvature(logits: Any, c: BinaryCoefficients, v: Any) -> Any:
-    work = result_dtype(logits)
-    return generic.binary_hessian_vector(xp, logits, c, jnp.ones_like(logits), 1.0, work) * v
-
-
-element_gradients = with_derivative(element_gradients_of, element_curvature)
-element_losses = with_derivative(element_losses_of, lambda logits, c, v: element_gradients(logits, c) * v)
+# -- derivative rules of the distributions -----------------------------------------------------------------------------
 
 
 @jax.custom_jvp
@@ -240,7 +148,7 @@ RULED = {
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The softmax loss of one call: logits as (rows, classes) and everything that belongs to them."""
+    """The softmax loss of one call: logits as ``in_place`` gives them and everything that belongs to them."""
 
     logits: Any
     layout: Layout
@@ -265,26 +173,32 @@ class Rows:
     @classmethod
     def of(cls, logits: Any, target: Any, options: LossOptions, *, summary: bool = False) -> Rows:
         unread = cls.unread(jax.ShapeDtypeStruct(logits.shape, logits.dtype), target, options, summary=summary)
-        rows = unread.layout.to_rows(xp, logits)
-        check_probabilities(xp, rows, unread.coefficients, unread.layout, every=summary)
-        return dataclasses.replace(unread, logits=no_probability(rows, unread.options.inputs))
+        given = in_place(unread.layout, logits)
+        if unread.options.inputs != "logits":
+            check_probabilities(xp, core.as_rows(given), unread.coefficients, unread.layout, every=summary)
+        return dataclasses.replace(unread, logits=no_probability(given, unread.options.inputs))
 
-    def reduction(self) -> Reduction:
+    def factors(self) -> Factors:
         c, mass, work = self.coefficients, self.coefficients.target_mass, result_dtype(self.logits)
         if c.dense is not None and self.options.reduction == "mean":
             mass = xp.sum(generic.dense_target(xp, c, work)[1], axis=-1)
-        return reduction_of(self.options, self.layout.row_shape, self.row_weight, c.valid, mass, work)
+        return factors_of(self.options, self.layout.row_shape, self.row_weight, c.valid, mass, work)
 
-    def value(self) -> Any:
-        losses = row_losses(self.logits, self.coefficients)
-        return self.reduction().of_losses(losses).astype(result_dtype(self.logits))
+    def value(self, value: Any) -> Any:
+        """In the shape and dtype of the result."""
+        shape = self.layout.row_shape if self.options.reduction == "none" else ()
+        return jnp.reshape(value, shape).astype(result_dtype(self.logits))
 
-    def scaled(self, rows: Any) -> Any:
-        """Derivatives of the row losses -> of the value, in the shape and dtype of the logits."""
-        factor = jnp.asarray(self.reduction().upstream(), rows.dtype)
-        factor = factor[:, None] if factor.ndim else factor
-        result = jnp.where(factor == 0, 0.0, factor * rows)
-        return self.layout.from_rows(xp, result).astype(self.logits.dtype)
+    def gradient(self, gradient: Any) -> Any:
+        return jnp.reshape(gradient, self.layout.shape).astype(self.logits.dtype)
+
+
+def in_place(layout: Layout, logits: Any) -> Any:
+    """(rows, classes), or (outer, classes, inner) where other axes follow that of the classes: nothing is moved."""
+    if layout.axis == len(layout.shape) - 1:
+        return jnp.reshape(logits, (layout.count, layout.classes))
+    outer, inner = math.prod(layout.shape[: layout.axis]), math.prod(layout.shape[layout.axis + 1 :])
+    return jnp.reshape(logits, (outer, layout.classes, inner))
 
 
 def no_probability(logits: Any, inputs: str) -> Any:
@@ -294,10 +208,9 @@ def no_probability(logits: Any, inputs: str) -> Any:
     return undefined_where(lambda xp, x: (x > 0) if inputs == "log_probs" else (x < 0) | (x > 1), logits)
 
 
-def reduction_of(*arguments_: Any) -> Reduction:
-    result = Reduction(xp, *arguments_)
-    result.denominator = finite(result.denominator)
-    return result
+def factors_of(options: Any, shape: tuple[int, ...], row_weight: Any, valid: Any, mass: Any, work: Any) -> Factors:
+    total = reduction.denominator(xp, options, shape, row_weight, valid, mass, work)
+    return Factors(options.reduction, options.unit, row_weight, finite(total))
 
 
 def finite(total: Any) -> Any:
@@ -315,13 +228,15 @@ def refuse_output(out: Any) -> None:
 
 
 def cross_entropy(logits: Any, target: Any, options: LossOptions) -> Any:
-    return Rows.of(as_floating("logits", logits), target, options).value()
+    rows = Rows.of(as_floating("logits", logits), target, options)
+    return rows.value(derivatives.rows.value(rows.logits, rows.coefficients, rows.factors()))
 
 
 def cross_entropy_value_and_grad(logits: Any, target: Any, options: LossOptions, out: Any) -> tuple[Any, Any]:
     refuse_output(out)
     rows = Rows.of(as_floating("logits", logits), target, options)
-    return rows.value(), rows.scaled(row_gradients(rows.logits, rows.coefficients))
+    value, gradient = derivatives.rows.value_and_gradient(rows.logits, rows.coefficients, rows.factors())
+    return rows.value(value), rows.gradient(gradient)
 
 
 def cross_entropy_hvp(logits: Any, target: Any, vector: Any, options: LossOptions) -> Any:
@@ -329,13 +244,15 @@ def cross_entropy_hvp(logits: Any, target: Any, vector: Any, options: LossOption
     if vector.shape != logits.shape:
         raise ValueError(f"vector must have the shape of logits, {logits.shape}, got {vector.shape}")
     rows = Rows.of(logits, target, options)
-    return rows.scaled(row_hessian_vector(rows.logits, rows.coefficients, rows.layout.to_rows(xp, vector)))
+    upstream = rows.factors().upstream(result_dtype(logits))
+    vector = in_place(rows.layout, vector)
+    return rows.gradient(derivatives.row_hessian_vector(rows.logits, rows.coefficients, upstream, vector))
 
 
 def row_summary(logits: Any, target: Any, options: LossOptions) -> tuple[Any, Any, Any, Any]:
     """lse, log-probability of the target (None without one), entropy, prediction; each of the shape of the rows."""
     rows = Rows.of(as_floating("logits", logits), target, options, summary=True)
-    return shaped_summary(rows, summaries(rows.logits, rows.coefficients, has_target=target is not None))
+    return shaped_summary(rows, summaries(core.as_rows(rows.logits), rows.coefficients, has_target=target is not None))
 
 
 def summaries(logits: Any, c: RowCoefficients, *, has_target: bool) -> tuple[Any, Any, Any, Any]:
@@ -349,7 +266,7 @@ def summaries(logits: Any, c: RowCoefficients, *, has_target: bool) -> tuple[Any
     entropy = jnp.where(is_defined, surprise, jnp.nan)
     prediction = jnp.where(is_defined & ~jnp.isnan(entropy), statistics.prediction.astype(xp.int64), -1)
     # 0 - loss: a loss of 0 is the log-probability 0, not -0.
-    return lse, 0.0 - row_losses(logits, c) if has_target else None, entropy, prediction
+    return lse, 0.0 - derivatives.rows.value(logits, c, Factors()) if has_target else None, entropy, prediction
 
 
 def shaped_summary(rows: Rows, parts: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any]:
@@ -363,17 +280,24 @@ def shaped_summary(rows: Rows, parts: tuple[Any, Any, Any, Any]) -> tuple[Any, A
 
 
 def binary_cross_entropy(logits: Any, target: Any, options: BinaryOptions) -> Any:
-    return binary(logits, target, options)[0]
+    logits, c, factors = binary(logits, target, options)
+    return shaped(derivatives.elements.value(logits, c, factors), logits)
 
 
 def binary_cross_entropy_value_and_grad(logits: Any, target: Any, options: BinaryOptions, out: Any) -> tuple[Any, Any]:
     refuse_output(out)
-    value, gradient = binary(logits, target, options)
-    return value, gradient()
+    logits, c, factors = binary(logits, target, options)
+    value, gradient = derivatives.elements.value_and_gradient(logits, c, factors)
+    return shaped(value, logits), gradient.astype(logits.dtype)
 
 
-def binary(logits: Any, target: Any, options: BinaryOptions) -> tuple[Any, Callable[[], Any]]:
-    """The reduced loss, and its gradient when it is asked for."""
+def shaped(value: Any, logits: Any) -> Any:
+    """The value of elements, one by one or in one number, in the shape and dtype of the result."""
+    return jnp.reshape(value, logits.shape if value.ndim else ()).astype(result_dtype(logits))
+
+
+def binary(logits: Any, target: Any, options: BinaryOptions) -> tuple[Any, BinaryCoefficients, Factors]:
+    """Logits, coefficients and what each element counts."""
     logits, options = as_floating("logits", logits), as_options(options)
     work, shape = result_dtype(logits), tuple(logits.shape)
 
@@ -384,18 +308,9 @@ def binary(logits: Any, target: Any, options: BinaryOptions) -> tuple[Any, Calla
     target = undefined_where(no_target, as_array("target", target))
     c, row_weight = binary_coefficients(xp, target, shape, options, work)
     check_binary_probabilities(xp, logits, c)
-    logits = no_probability(logits, options.inputs)
     flat_weight = None if row_weight is None else jnp.reshape(row_weight, (-1,))
-    valid = None if c.valid is None else jnp.reshape(c.valid, (-1,))
-    how = reduction_of(options, shape, flat_weight, valid, 1.0, work)
-    value = how.of_losses(jnp.reshape(element_losses(logits, c), (-1,)))
-
-    def gradient() -> Any:
-        factor = jnp.asarray(how.upstream(), work)
-        factor = jnp.reshape(factor, shape) if factor.ndim else factor
-        return jnp.where(factor == 0, 0.0, factor * element_gradients(logits, c)).astype(logits.dtype)
-
-    return value.astype(work), gradient
+    factors = factors_of(options, shape, flat_weight, derivatives.flat(c.valid), 1.0, work)
+    return no_probability(logits, options.inputs), c, factors
 
 
 def map_rows(

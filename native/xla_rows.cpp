@@ -1,0 +1,244 @@
+#include "xla_rows.hpp"
+
+#include <algorithm>
+#include <cfenv>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "labels.hpp"
+#include "schedule.hpp"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+namespace {
+
+using namespace xla_ffi;
+
+// XLA's threads take denormal numbers for 0. The core computes as it does for NumPy, and so do the threads that it starts.
+class OrdinaryArithmetic {
+    std::fenv_t before;
+
+public:
+    OrdinaryArithmetic() {
+        std::fegetenv(&before);
+        std::fesetenv(FE_DFL_ENV);
+    }
+    ~OrdinaryArithmetic() { std::fesetenv(&before); }
+};
+
+DType dtype_of(DataType type) {
+    switch (type) {
+        case DataType::f64: return DType::float64;
+        case DataType::f32: return DType::float32;
+        case DataType::f16: return DType::float16;
+        case DataType::bf16: return DType::bfloat16;
+        case DataType::s64: return DType::int64;
+        case DataType::s32: return DType::int32;
+        case DataType::s16: return DType::int16;
+        case DataType::s8: return DType::int8;
+        case DataType::u64: return DType::uint64;
+        case DataType::u32: return DType::uint32;
+        case DataType::u16: return DType::uint16;
+        case DataType::u8: return DType::uint8;
+        case DataType::pred: return DType::boolean;
+    }
+    throw std::invalid_argument("unsupported dtype");
+}
+
+std::int64_t bytes_of(DType dtype) {
+    switch (dtype) {
+        case DType::float64: case DType::int64: case DType::uint64: return 8;
+        case DType::float32: case DType::int32: case DType::uint32: return 4;
+        case DType::float16: case DType::bfloat16: case DType::int16: case DType::uint16: return 2;
+        default: return 1;
+    }
+}
+
+// A row-major array of the program.
+struct Array {
+    char* data;
+    DType dtype;
+    std::int64_t rank, size = 1;
+    const std::int64_t* extents;
+
+    explicit Array(const Buffer& buffer) : data(static_cast<char*>(buffer.data)), dtype(dtype_of(buffer.dtype)), rank(buffer.rank), extents(buffer.extents) {
+        for (std::int64_t axis = 0; axis < rank; ++axis) size *= extents[axis];
+    }
+    explicit operator bool() const { return size != 0; }
+    std::int64_t item() const { return bytes_of(dtype); }
+    std::int64_t last() const { return rank ? extents[rank - 1] : 1; }
+};
+
+class Call {
+    const CallFrame& frame;
+
+    static Array array(const Buffers& buffers, std::int64_t index) {
+        if (index >= buffers.count || buffers.types[index] != buffer_type) throw std::invalid_argument("expected another number of arrays");
+        const Buffer& buffer = *static_cast<const Buffer*>(buffers.entries[index]);
+        if (buffer.size < sizeof(Buffer)) throw std::invalid_argument("arrays of an unknown version");
+        return Array(buffer);
+    }
+    const void* attribute(const char* name, AttributeType type) const {
+        const Attributes& all = frame.attributes;
+        for (std::int64_t i = 0; i < all.count; ++i)
+            if (all.types[i] == type && std::string_view(all.names[i]->data, all.names[i]->length) == name) return all.values[i];
+        throw std::invalid_argument(std::string("no attribute ") + name);
+    }
+    template <class T> T scalar(const char* name, DataType dtype) const {
+        const Scalar& scalar = *static_cast<const Scalar*>(attribute(name, AttributeType::scalar));
+        if (scalar.dtype != dtype) throw std::invalid_argument(std::string("another dtype of the attribute ") + name);
+        return *static_cast<const T*>(scalar.value);
+    }
+
+public:
+    explicit Call(const CallFrame& frame) : frame(frame) {}
+    Array argument(std::int64_t index) const { return array(frame.arguments, index); }
+    Array result(std::int64_t index) const { return array(frame.results, index); }
+    bool has_result(std::int64_t index) const { return index < frame.results.count; }
+    double number(const char* name) const { return scalar<double>(name, DataType::f64); }
+    bool flag(const char* name) const { return scalar<bool>(name, DataType::pred); }
+    std::int64_t integer(const char* name) const { return scalar<std::int64_t>(name, DataType::s64); }
+    std::string text(const char* name) const {
+        const Text& text = *static_cast<const Text*>(attribute(name, AttributeType::string));
+        return std::string(text.data, text.length);
+    }
+};
+
+// The numbers of an array as the core reads them, in float64.
+class Doubles {
+    std::unique_ptr<double[]> converted;
+    const double* data = nullptr;
+    std::int64_t first = 0, last = 1;
+
+public:
+    explicit Doubles(const Array& a) {
+        if (!a) return;
+        first = a.rank ? a.extents[0] : 1, last = a.rank > 1 ? a.last() : 1;
+        if (a.dtype == DType::float64) {
+            data = reinterpret_cast<const double*>(a.data);
+            return;
+        }
+        if (a.dtype != DType::float32) throw std::invalid_argument("expected numbers in float32 or float64");
+        converted.reset(new double[a.size]);
+        std::copy_n(reinterpret_cast<const float*>(a.data), a.size, converted.get());
+        data = converted.get();
+    }
+    const double* get() const { return data; }
+    // A first axis of 1 serves every row.
+    PerRow<const double> per_row() const { return {data, first == 1 ? 0 : std::int64_t(sizeof(double)) * last, last == 1 ? 0 : std::int64_t(sizeof(double))}; }
+};
+
+// (classes,) for every row, or (rows, classes).
+Matrix matrix(const Array& a, std::int64_t inner) {
+    if (!a) return {};
+    std::int64_t row = a.rank == 1 ? 0 : a.last() * a.item();
+    return {a.data, a.dtype, row * inner, a.item(), row};
+}
+
+// XLA's results are mostly fresh memory, which the system clears page by page when it is first written: in huge pages, as NumPy
+// asks for its arrays. A wish: what comes of it does not matter.
+void ask_for_huge_pages([[maybe_unused]] char* data, [[maybe_unused]] std::int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (bytes < 1 << 22) return;
+    std::int64_t before = -reinterpret_cast<std::intptr_t>(data) & (sysconf(_SC_PAGESIZE) - 1);
+    madvise(data + before, bytes - before, MADV_HUGEPAGE);
+#endif
+}
+
+// One sum for each of the `totals`, over as many rows.
+void add_up(const Problem& whole, const PerRow<const double>& row_weight, const Array& totals) {
+    Problem p = whole;
+    PerRow<const double> weight = row_weight;
+    p.rows = whole.rows / totals.size;
+    for (std::int64_t i = 0; i < totals.size; ++i) {
+        p.loss.data = &whole.loss(i * p.rows);
+        if (p.valid) p.valid.data = &whole.valid(i * p.rows);
+        if (weight) weight.data = &row_weight(i * p.rows);
+        double sum = total_loss(p, weight);
+        if (totals.dtype == DType::float64) reinterpret_cast<double*>(totals.data)[i] = sum;
+        else reinterpret_cast<float*>(totals.data)[i] = float(sum);
+    }
+}
+
+void compute(const Call& call) {
+    OrdinaryArithmetic ordinary;
+    enum { logits_, class_bias_, class_mask_, indices_, index_weight_, dense_, class_weight_, target_sum_, valid_, upstream_, row_weight_ };
+    Array logits = call.argument(logits_), indices = call.argument(indices_), valid = call.argument(valid_), losses = call.result(0);
+    if (logits.rank != 3) throw std::invalid_argument("expected logits (outer, classes, inner)");
+    Doubles class_bias(call.argument(class_bias_)), index_weight(call.argument(index_weight_)), class_weight(call.argument(class_weight_)),
+        target_sum(call.argument(target_sum_)), upstream(call.argument(upstream_)), row_weight(call.argument(row_weight_));
+    Problem p;
+    p.classes = logits.extents[1];
+    p.inner = logits.extents[2];
+    p.rows = logits.extents[0] * p.inner;
+    auto cube = [&](const Array& a) {
+        std::int64_t step = a.item() * p.inner;
+        return Matrix{a.data, a.dtype, p.classes * step, step, p.inner == 1 ? 0 : a.item()};
+    };
+    p.logits = cube(logits);
+    p.has_softmax = call.flag("has_softmax");
+    p.are_probabilities = call.flag("are_probabilities");
+    p.temperature = call.number("temperature");
+    p.softcap = call.number("softcap");
+    p.class_bias = class_bias.get();
+    p.mask = matrix(call.argument(class_mask_), p.inner);
+    if (indices) {
+        p.entries = indices.last();
+        p.indices = {indices.data, indices.dtype, p.entries * indices.item(), p.entries > 1 ? indices.item() : 0, 0};
+    }
+    p.index_weight = index_weight.per_row();
+    p.dense = matrix(call.argument(dense_), p.inner);
+    p.dense_scale = call.number("dense_scale");
+    p.class_weight = class_weight.get();
+    p.smoothing = call.number("label_smoothing");
+    p.target_sum = target_sum.per_row();
+    p.z_loss = call.number("z_loss");
+    p.focal_gamma = call.number("focal_gamma");
+    if (valid) p.valid = {reinterpret_cast<const bool*>(valid.data), sizeof(bool), 0};
+    p.upstream = upstream.per_row();
+    if (call.has_result(1)) {
+        Array gradient = call.result(1);
+        ask_for_huge_pages(gradient.data, gradient.size * gradient.item());
+        p.gradient = cube(gradient);
+    }
+    p.threads = int(call.integer("threads"));
+
+    bool in_double = losses.dtype == DType::float64, adds_up = call.flag("adds_up");
+    if (!losses || (adds_up ? p.rows % losses.size != 0 : losses.size != p.rows)) throw std::invalid_argument("another number of losses than rows");
+    std::unique_ptr<double[]> own(in_double && !adds_up ? nullptr : new double[p.rows]);
+    p.loss = {own ? own.get() : reinterpret_cast<double*>(losses.data), sizeof(double), 0};
+    compute_rows(p, call.text("instruction_set"));
+    if (adds_up) add_up(p, row_weight.per_row(), losses);
+    else if (!in_double) std::copy_n(own.get(), p.rows, reinterpret_cast<float*>(losses.data));
+}
+
+Error* error(const CallFrame& frame, const char* message, std::int32_t code) {
+    ErrorDescription description{sizeof(ErrorDescription), nullptr, message, code};
+    return frame.api->create_error(&description);
+}
+
+}  // namespace
+
+Error* xla_rows(CallFrame* frame) {
+    if (Extension* first = frame->extensions; first && first->type == metadata_extension) {
+        Version& version = reinterpret_cast<MetadataExtension*>(first)->metadata->version;
+        version.major = major_version;
+        version.minor = minor_version;
+        return nullptr;
+    }
+    try {
+        if (frame->size < sizeof(CallFrame) || frame->stage != execute_stage) throw std::invalid_argument("a call of an unknown version");
+        compute(Call(*frame));
+    } catch (const std::bad_alloc&) {
+        return error(*frame, "out of memory", resource_exhausted);
+    } catch (const std::exception& exception) {
+        return error(*frame, exception.what(), invalid_argument);
+    }
+    return nullptr;
+}

@@ -1,0 +1,207 @@
+"""The C++ core inside compiled programs: which kernel runs, and that batches, loops and axes reach it unchanged."""
+
+import ctypes
+import functools
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import crossentropy as xe
+from crossentropy.kernels import native
+
+jax = pytest.importorskip("jax")
+import jax.numpy as jnp  # noqa: E402
+from jax import export  # noqa: E402
+
+from crossentropy.libraries.jax import core, derivatives  # noqa: E402
+
+RNG = np.random.default_rng(11)
+LOGITS = RNG.normal(0, 3, (6, 5)).astype(np.float32)
+LABELS = np.array([0, 4, -100, 2, 1, 3])
+needs_core = pytest.mark.skipif(
+    native.kernel_name() == "generic", reason="this build has no core, or it is switched off"
+)
+
+
+def text(function, *arguments):
+    return jax.jit(function).lower(*arguments).as_text()
+
+
+def close(actual, expected, tolerance=2e-6):
+    np.testing.assert_allclose(np.asarray(actual, float), np.asarray(expected, float), rtol=tolerance, atol=1e-7)
+
+
+# -- which kernel runs ------------------------------------------------------------------------------------------------
+
+
+@needs_core
+def test_the_core_computes_compiled_programs():
+    assert core.kernel_name() == native.kernel_name()
+    program = text(jax.value_and_grad(xe.cross_entropy), LOGITS, LABELS)
+    assert program.count("custom_call @crossentropy_rows") == 1  # value and gradient in one
+
+
+def test_the_environment_switches_to_the_form_of_xla(monkeypatch):
+    monkeypatch.setenv("CROSSENTROPY_KERNEL", "generic")
+    assert core.kernel_name() == "xla"
+    assert "crossentropy_rows" not in text(jax.value_and_grad(xe.cross_entropy), LOGITS, LABELS)
+
+
+@needs_core
+@pytest.mark.parametrize(("major", "minor"), [(1, 0), (0, 99)])
+def test_another_version_of_the_interface_is_left_alone(monkeypatch, major, minor):
+    """A handler that says it is of such a version is refused by jaxlib: no error, XLA's own form."""
+
+    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+    def handler(frame):
+        extension = ctypes.c_void_p.from_address(frame + 8).value
+        metadata = ctypes.c_void_p.from_address(extension + 24).value
+        ctypes.c_int32.from_address(metadata + 24).value = major
+        ctypes.c_int32.from_address(metadata + 28).value = minor
+
+    capsule = jax.ffi.pycapsule(ctypes.cast(handler, ctypes.c_void_p).value)
+    monkeypatch.setattr(native, "xla_handler", lambda: capsule)
+    monkeypatch.setattr(core, "TARGET", f"crossentropy_rows_{major}_{minor}")
+    monkeypatch.setattr(core, "is_registered", functools.cache(core.is_registered.__wrapped__))
+    assert core.kernel_name() == "xla"
+    assert "custom_call @crossentropy" not in text(xe.cross_entropy, LOGITS, LABELS)
+    close(jax.jit(xe.cross_entropy)(LOGITS, LABELS), xe.cross_entropy(LOGITS, LABELS))
+
+
+@needs_core
+def test_other_platforms_and_processes_get_the_form_of_xla():
+    traced = jax.jit(jax.value_and_grad(xe.cross_entropy)).trace(LOGITS, LABELS)
+    assert "crossentropy_rows" not in traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "crossentropy_rows" in traced.lower(lowering_platforms=("cpu",)).as_text()
+    exported = export.export(jax.jit(xe.cross_entropy), platforms=("cpu", "cuda"))(LOGITS, LABELS)
+    close(exported.call(LOGITS, LABELS), xe.cross_entropy(LOGITS, LABELS))
+
+
+@needs_core
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+def test_rows_have_the_bits_of_numpy(dtype):
+    """XLA's threads take denormal numbers for 0; the core does not, wherever it runs."""
+    logits = np.concatenate([LOGITS, LOGITS - 300, np.full((1, 5), 1e-39), [[0, -95, -97, -99, -101]]]).astype(dtype)
+    labels = np.concatenate([LABELS, LABELS, [1, 2]])
+    expected, slope = xe.cross_entropy_value_and_grad(logits, labels, reduction="none")
+    with jax.enable_x64(dtype == np.float64):
+        function = functools.partial(xe.cross_entropy_value_and_grad, reduction="none")
+        value, gradient = jax.jit(function)(jnp.asarray(logits), labels)
+        np.testing.assert_array_equal(np.asarray(value), expected)
+        if dtype in (np.float64, np.float32):
+            np.testing.assert_array_equal(np.asarray(gradient), slope)
+
+
+# -- batches and axes -------------------------------------------------------------------------------------------------
+
+
+STACK = RNG.normal(0, 2, (3, 6, 5)).astype(np.float32)
+WEIGHTS = RNG.random((3, 5)).astype(np.float32)
+ROW_WEIGHTS = RNG.random((3, 6)).astype(np.float32)
+STACKED_LABELS = np.stack([LABELS, np.roll(LABELS, 1), np.roll(LABELS, 2)])
+# What each problem of a batch has of its own; the rest is shared.
+BATCHES = {
+    "logits": ({"logits": STACK}, {}),
+    "labels": ({"target": STACKED_LABELS}, {}),
+    "both": ({"logits": STACK, "target": STACKED_LABELS}, {"label_smoothing": 0.1}),
+    "class weights": ({"logits": STACK, "class_weight": WEIGHTS}, {}),
+    "row weights": ({"logits": STACK, "row_weight": ROW_WEIGHTS}, {"z_loss": 0.01}),
+    "normalizers": ({"logits": STACK, "normalizer": np.array([1.0, 2.0, 3.0], np.float32)}, {}),
+    "masks": (
+        {"logits": STACK, "class_mask": np.eye(5, dtype=bool)[:3] | (np.arange(5) != 1)},
+        {"label_smoothing": 0.1},
+    ),
+    "soft": ({"logits": STACK, "target": RNG.random((3, 6, 5)).astype(np.float32)}, {}),
+}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("name", BATCHES)
+def test_batches(name, reduction):
+    batched, options = BATCHES[name]
+    shared = {"logits": LOGITS, "target": LABELS} | options | {"reduction": reduction}
+
+    def loss(own):
+        return xe.cross_entropy(**(shared | own))
+
+    def both(own):
+        def total(logits):
+            each = loss(own | {"logits": logits})
+            return (each * jnp.arange(1.0, 1 + each.size).reshape(each.shape)).sum(), each
+
+        slope, each = jax.grad(total, has_aux=True)(own.get("logits", LOGITS))
+        return each, slope
+
+    values, gradients = jax.jit(jax.vmap(both))(batched)
+    for i in range(3):
+        value, gradient = both({name: jnp.asarray(array[i]) for name, array in batched.items()})
+        close(values[i], value)
+        close(gradients[i], gradient)
+        close(value, loss({name: array[i] for name, array in batched.items()}))
+
+
+def test_batches_of_batches():
+    x, labels = jnp.asarray(STACK), jnp.asarray(STACKED_LABELS)
+    expected, slope = xe.cross_entropy_value_and_grad(STACK, STACKED_LABELS, reduction="none")
+    single = jax.value_and_grad(lambda x, t: xe.cross_entropy(x, t, reduction="none"))
+    values, gradients = jax.jit(jax.vmap(jax.vmap(single)))(x, labels)
+    close(values, expected)
+    close(gradients, slope)
+    pairs = jax.jit(jax.vmap(jax.vmap(xe.cross_entropy, (None, 0)), (0, None)))(x, labels)
+    close(pairs, [[xe.cross_entropy(a, t) for t in STACKED_LABELS] for a in STACK])
+
+
+def test_a_class_axis_in_the_middle():
+    x, labels = STACK.reshape(3, 5, 6), np.arange(18).reshape(3, 6) % 5
+    mask = RNG.random(x.shape) < 0.8
+    options = {"axis": 1, "class_mask": mask, "label_smoothing": 0.1, "normalizer": "rows"}
+    mask[np.arange(3)[:, None], labels, np.arange(6)] = True
+    value, gradient = xe.cross_entropy_value_and_grad(x, labels, **options)
+    found = jax.jit(jax.value_and_grad(lambda x: xe.cross_entropy(x, labels, **options)))(x)
+    close(found[0], value)
+    close(found[1], gradient)
+    vector = RNG.normal(size=x.shape).astype(np.float32)
+    product = jax.jvp(jax.grad(lambda x: xe.cross_entropy(x, labels, **options)), (jnp.asarray(x),), (vector,))[1]
+    close(product, xe.cross_entropy_hvp(x, labels, vector, **options), 1e-4)
+
+
+@needs_core
+def test_a_class_axis_in_the_middle_is_not_moved():
+    program = text(jax.value_and_grad(functools.partial(xe.cross_entropy, axis=1)), STACK, np.zeros((3, 5), int))
+    assert "transpose" not in program
+
+
+# -- second derivatives where JAX drops the rules ----------------------------------------------------------------------
+
+
+def test_the_call_itself_can_be_differentiated():
+    """Without the rules around it, as in the known part of a loop."""
+    c = xe.libraries.jax.losses.Rows.of(jnp.asarray(LOGITS), LABELS, xe.options.LossOptions()).coefficients
+    weight = jnp.arange(1.0, 7.0)
+
+    def bare(x, w):
+        value, gradient = core.compute(x, c, w, w, adds_up=True)
+        return value + jnp.vdot(gradient, gradient)
+
+    def ruled(x, w):
+        rows = derivatives.rows.value_and_gradient
+        value, gradient = rows(x, c, derivatives.Factors("sum", row_weight=w))
+        return value + jnp.vdot(gradient, gradient)
+
+    x = jnp.asarray(LOGITS)
+    for one, other in zip(jax.grad(bare, (0, 1))(x, weight), jax.grad(ruled, (0, 1))(x, weight), strict=True):
+        close(one, other, 1e-5)
+
+
+def test_second_derivatives_in_a_loop():
+    x, labels = jnp.asarray(LOGITS), jnp.asarray(LABELS)
+
+    def looped(x):
+        single = lambda c, p: (c + xe.cross_entropy(*p, reduction="none") ** 2, None)  # noqa: E731
+        return jax.lax.scan(single, 0.0, (x, labels))[0]
+
+    def plain(x):
+        return (xe.cross_entropy(x, labels, reduction="none") ** 2).sum()
+
+    close(jax.jit(jax.hessian(looped))(x), jax.jit(jax.hessian(plain))(x), 1e-5)
