@@ -127,6 +127,21 @@ def test_the_linear_form_keeps_to_its_budget(kernels_alone):
     torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+def test_a_backward_pass_takes_no_memory(factor, kernels_alone):
+    logits, labels = sample((1024, 50_257), torch.bfloat16)
+    made = logits.requires_grad_() * 1  # as a network makes them
+    value = xe.cross_entropy(made, labels)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    (gradient,) = torch.autograd.grad(value, made, torch.tensor(factor, device="cuda"))
+    torch.cuda.synchronize()
+    assert torch.cuda.max_memory_allocated() - before < gradient.nbytes / 10
+    expected = xe.cross_entropy_value_and_grad(logits.detach(), labels)[1].double() * factor
+    torch.testing.assert_close(gradient.double(), expected, rtol=2**-8, atol=0)
+
+
 def test_compiled_without_a_break(kernels_alone):
     logits, labels = sample()
     leaf = logits.requires_grad_()
