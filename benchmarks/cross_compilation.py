@@ -90,7 +90,7 @@ def for_device(capability: int) -> Iterator[list[Compiled]]:
 
         def run(*arguments: Any, grid: Any, warmup: bool, **named: Any) -> Any:
             kernel = plain(*arguments, grid=grid, warmup=True, **named)
-            step = named["ROWS"] * named.get("COLUMNS", 1)
+            step = named["STEP"] if "STEP" in named else named["ROWS"] * named.get("COLUMNS", 1)
             compiled.append(Compiled(function.__name__, grid, named["num_warps"], step, kernel.asm))
 
         return mock.patch.object(function, "run", run)
@@ -101,6 +101,7 @@ def for_device(capability: int) -> Iterator[list[Compiled]]:
         with (
             instead_of(kernels.row_kernel),
             instead_of(kernels.loss_kernel),
+            instead_of(kernels.scale_kernel),
             mock.patch.object(kernels, "processors", return_value=PROCESSORS[capability]),
             mock.patch.object(kernels, "cache_bytes", return_value=CACHE_BYTES[capability]),
         ):

@@ -227,3 +227,16 @@ def test_numpys_and_torchs_losses_have_the_same_bits():
     expected, slope = xe.cross_entropy_value_and_grad(logits.numpy(), labels.numpy())
     assert value.item() == expected
     assert np.array_equal(gradient.numpy(), slope)
+
+
+def test_a_gradient_is_a_plain_tensor_of_the_callers_own():
+    """Not one with a graph behind it, nor the memory of another result."""
+    (logits, labels, _), features = sample("rows", torch.float32), torch.ones(8, 3, requires_grad=True)
+    leaf, weight = logits.clone().requires_grad_(), torch.ones(5, 3, requires_grad=True)
+    linear = xe.linear_cross_entropy(features, weight, labels)
+    (gradient,) = torch.autograd.grad(xe.cross_entropy(leaf, labels), leaf)
+    assert not any(g.requires_grad for g in (gradient, *torch.autograd.grad(linear, [features, weight])))
+    value, kept = xe.cross_entropy_value_and_grad(leaf, labels)
+    (gradient,) = torch.autograd.grad(value, leaf)
+    assert torch.equal(gradient, kept)
+    assert gradient.data_ptr() != kept.data_ptr()

@@ -1,8 +1,10 @@
 """``python -m benchmarks --suite gpu`` as far as it goes without a device: its cases, its checks, its table."""
 
 import dataclasses
+import functools
 import subprocess
 import sys
+import unittest.mock
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,40 @@ def test_a_wrong_loss_is_not_timed():
     gpu.agree(given, "ours", call)
     with pytest.raises(AssertionError, match="torch gives"):
         gpu.agree(given, "torch", lambda: call() * 1.1)
+
+
+def test_what_stops_another_does_not_stop_the_suite(monkeypatch):
+    def broken(given):
+        def call():
+            raise RuntimeError("no kernel for this\nand much more")
+
+        return call
+
+    monkeypatch.setattr(gpu, "seconds", lambda calls: dict.fromkeys(calls, 1.0))
+    monkeypatch.setattr(gpu, "peak_memory", lambda call: 0)
+    monkeypatch.setattr(gpu, "OTHERS", {"theirs": broken})
+    ours, theirs = gpu.measure(small(gpu.CASES[1]), "cpu")
+    assert "| ours | 1000.000 |" in ours
+    assert theirs.endswith("| theirs | | | | RuntimeError: no kernel for this |")
+    monkeypatch.setattr(gpu, "ours", broken)
+    with pytest.raises(RuntimeError, match="no kernel"):
+        list(gpu.measure(small(gpu.CASES[1]), "cpu"))
+
+
+def test_torch_compile_knows_the_sizes_of_every_case():
+    """Of as many cases as there are, which share a function's code: not for unknown sizes, and not given up."""
+    found = []
+
+    def backend(graph, inputs):
+        found.append([tuple(x.shape) for x in inputs if isinstance(x, torch.Tensor)])
+        return graph
+
+    with unittest.mock.patch.object(torch, "compile", functools.partial(torch.compile, backend=backend)):
+        for rows in range(2, 14):
+            case = dataclasses.replace(gpu.CASES[-2], rows=rows, classes=17)
+            gpu.compiled(gpu.Given.of(case, "cpu"))()
+    assert [shapes[0] for shapes in found] == [(rows, 17) for rows in range(2, 14)]
+    assert all(type(n) is int for shapes in found for shape in shapes for n in shape)
 
 
 def test_what_a_case_moves():

@@ -61,6 +61,18 @@ def test_registers_spills_and_loads(capability, dtype, shape, flags, gradient):
         assert compiled[0].grid[1] > 1
 
 
+@pytest.mark.parametrize("shape", [LONG, (17_000, 128_256)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_gradient_is_scaled_16_bytes_at_once(dtype, shape):
+    with cross_compilation.for_device(90) as compiled:
+        kernels.scale(cross_compilation.tensor(shape, dtype), cross_compilation.tensor((), torch.float32))
+    (kernel,) = compiled
+    cross_compilation.check(kernel)
+    assert kernel.grid == (528,)
+    assert re.search(r"ld\.global\S*\.(v4\.b32|v2\.b64)", kernel.ptx)
+    assert re.search(r"st\.global\S*\.(v4\.b32|v2\.b64)", kernel.ptx)
+
+
 @pytest.mark.parametrize("shape", [LONG, FEW])
 def test_an_options_value_is_data(shape):
     """New values of options, sums and numbers of rows reuse what was compiled."""

@@ -323,6 +323,59 @@ def test_what_the_kernels_compute(kind, options, calls):
     assert len(calls) == 1
 
 
+@pytest.fixture
+def scaled(monkeypatch):
+    """What was scaled where it lies, and by what."""
+    found, plain = [], kernels.scale
+    monkeypatch.setattr(
+        kernels, "scale", lambda x, factor: found.append((x.data_ptr(), float(factor))) or plain(x, factor)
+    )
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(4, 5), (90, 100)])
+def test_the_upstream_gradient_costs_no_copy(shape, dtype, scaled):
+    """Also in several steps and turns; nothing is scaled in place that is used again, or that the caller has."""
+    logits, labels = sample(shape, dtype)
+    leaf = logits.requires_grad_()
+    value = xe.cross_entropy(leaf, labels)
+    (expected,) = torch.autograd.grad(value, leaf, torch.tensor(3.0, dtype=value.dtype), retain_graph=True)
+    assert not scaled
+    (gradient,) = torch.autograd.grad(value, leaf, torch.tensor(3.0, dtype=value.dtype))
+    assert scaled == [(gradient.data_ptr(), 3.0)]
+    assert torch.equal(gradient, expected)
+    assert not gradient.requires_grad
+
+    value, kept = xe.cross_entropy_value_and_grad(leaf, labels)
+    before = kept.clone()
+    (gradient,) = torch.autograd.grad(value, leaf, torch.tensor(3.0, dtype=value.dtype))
+    assert len(scaled) == 1
+    assert torch.equal(kept, before)
+    assert torch.equal(gradient, expected)
+
+
+def test_a_factor_of_1_touches_nothing():
+    x = torch.tensor([float("nan"), 1e-45, 3.0, -0.0])
+    before = x.view(torch.int32).clone()
+    kernels.scale(x, torch.ones(()))
+    assert torch.equal(x.view(torch.int32), before)
+    kernels.scale(x, torch.tensor(0.5))
+    assert x[2:].tolist() == [1.5, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_linear_form_scales_without_a_copy(dtype, scaled):
+    logits, labels = sample()
+    features, weight = logits.to(dtype).requires_grad_(), torch.eye(5, dtype=dtype).requires_grad_()
+    value = xe.linear_cross_entropy(features, weight, labels)
+    expected = torch.autograd.grad(value, [features, weight], torch.tensor(3.0), retain_graph=True)
+    found = torch.autograd.grad(value, [features, weight], torch.tensor(3.0))
+    # 16-bit gradients are multiplied on their way from float32.
+    assert [place for place, _ in scaled] == [g.data_ptr() for g in found if dtype == torch.float32]
+    assert all(torch.equal(a, b) and a.dtype == dtype for a, b in zip(found, expected, strict=True))
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_derivatives_and_transforms():
     logits, labels = sample((3, 4), dtype=torch.float64)

@@ -18,6 +18,7 @@ from triton import knobs
 
 from crossentropy.kernels.triton.row_kernels import loss_kernel, row_kernel
 from crossentropy.kernels.triton.row_terms import FIELDS
+from crossentropy.kernels.triton.scale import scale_kernel
 from crossentropy.row_loss import RowCoefficients
 
 # Entries of a step that one thread holds: registers. Float64 numbers and what is computed in them take two and more.
@@ -32,6 +33,7 @@ SMALLEST_STEP = 1024
 # Programs that keep a device busy: with fewer rows the classes are split.
 PROGRAMS_PER_PROCESSOR = 4
 LOSSES_PER_PROGRAM = 128
+SCALED_PER_STEP = 4096
 
 
 def is_interpreted() -> bool:
@@ -104,6 +106,25 @@ def processors(x: Any) -> int:
 def cache_bytes(x: Any) -> int:
     """Of the second-level cache, which holds what a program reads twice."""
     return torch.cuda.get_device_properties(x.device).L2_cache_size if x.is_cuda else 0
+
+
+def scale(x: Any, factor: Any) -> None:
+    """x *= factor, a tensor of no dimensions, at no cost where that is 1; C order."""
+    if is_interpreted() and x.dtype == torch.bfloat16:  # see ``writable``
+        x.mul_(factor)
+        return
+    steps = -(-x.numel() // SCALED_PER_STEP)
+    programs = min(steps, processors(x) * PROGRAMS_PER_PROCESSOR)
+    with on(x):
+        scale_kernel[(programs,)](
+            x,
+            factor,
+            x.numel(),
+            -(-steps // programs),
+            WORK=tl.float64 if x.dtype == torch.float64 else tl.float32,
+            STEP=SCALED_PER_STEP,
+            num_warps=MOST_WARPS,
+        )
 
 
 class Rows:

@@ -46,11 +46,27 @@ def loss(form: Form, x: Any, upstream: Any, rest: Any, gradient: Any = None) -> 
 
 def device_kernels(form: Form, x: Any, axis: int | None, c: Any) -> Any:
     """The Triton kernels, where they compute this; None where plain tensor code does."""
-    is_device = (x.is_cuda and torch.version.hip is None) or IS_DEVICE_EMULATED  # AMD's devices are called cuda too
-    if form is not ROWS or not is_device or native.forced() == "generic":
-        return None
-    kernels = triton_kernels()
+    kernels = kernels_for(x) if form is ROWS else None
     return None if kernels is None or kernels.refusal(x, axis, c) else kernels
+
+
+def kernels_for(x: Any) -> Any:
+    """The Triton kernels, where they may compute with this tensor."""
+    is_device = (x.is_cuda and torch.version.hip is None) or IS_DEVICE_EMULATED  # AMD's devices are called cuda too
+    return triton_kernels() if is_device and native.forced() != "generic" else None
+
+
+def scaled_in_place(x: Any, factor: Any) -> bool:
+    """x *= factor, a tensor of no dimensions on a device; False, with nothing done, where the kernels do not take it.
+
+    Whether the factor is 1, as it mostly is, the device reads, and then x is not touched: an ordinary product would
+    read and write once more what has just been written.
+    """
+    kernels = kernels_for(x)
+    if kernels is None or factor.ndim or not x.numel() or not x.is_contiguous():
+        return False
+    kernels.scale(x, factor)
+    return True
 
 
 @functools.cache

@@ -13,11 +13,15 @@ from typing import Any
 import torch
 
 from crossentropy.libraries.torch.batching import vmap
+from crossentropy.libraries.torch.compute import scaled_in_place
 from crossentropy.libraries.torch.conversion import WORK, result_dtype
 from crossentropy.libraries.torch.forms import SETTINGS, Form, Held
-from crossentropy.libraries.torch.tensors import primal, values_known
+from crossentropy.libraries.torch.tensors import is_traced, primal, values_known
 
 THIRD = "crossentropy: third derivatives of the loss are not provided (value, gradient and Hessian-vector product are)"
+# Who has the memory of a tensor that a backward pass unpacked, if nobody else: what was saved, what it was unpacked as,
+# and the storage that is asked.
+USES_OF_UNPACKED = 3
 
 
 @dataclasses.dataclass
@@ -95,6 +99,20 @@ def is_one(factor: Any) -> bool:
     return factor.ndim == 0 and values_known(factor) and factor.item() == 1.0
 
 
+def in_own_memory(factor: Any, gradient: Any) -> Any:
+    """factor x gradient without a copy, of a gradient that was formed with its loss; None where there has to be one:
+
+    somebody may use what was saved once more, or has the same memory (the result of ``value_and_grad``), or the factor
+    is neither known to be 1 nor applied by a kernel.
+    """
+    if not is_last_use() or is_traced(factor) or is_traced(gradient) or torch._C._are_functorch_transforms_active():
+        return None
+    if torch._C._storage_Use_Count(gradient.untyped_storage()._cdata) != USES_OF_UNPACKED:
+        return None
+    gradient = gradient.detach()  # without the graph that it was unpacked with
+    return gradient if is_one(factor) or scaled_in_place(gradient, factor) else None
+
+
 def derivatives(calls: Calls) -> dict[str, dict[str, Callable[..., Any]]]:
     form = calls.form
 
@@ -114,7 +132,8 @@ def derivatives(calls: Calls) -> dict[str, dict[str, Callable[..., Any]]]:
         grads: list[Any] = [None] * len(ctx.others)
         if ctx.needs_input_grad[0]:
             if a is not None:
-                grads[0] = gradient if is_last_use() and is_one(a) else form.scaled(a, gradient, rest[-3])
+                own = in_own_memory(a, gradient)
+                grads[0] = form.scaled(a, gradient, rest[-3]) if own is None else own
             if v is not None:
                 second = calls.hessian_vector(x, upstream, v, *rest)
                 grads[0] = second if grads[0] is None else grads[0] + second

@@ -20,7 +20,7 @@ import torch
 from crossentropy.libraries.torch import linear_rows
 from crossentropy.libraries.torch.batching import by_loop
 from crossentropy.libraries.torch.conversion import WORK
-from crossentropy.libraries.torch.derivatives import is_last_use, is_one, third_derivative, to_shape
+from crossentropy.libraries.torch.derivatives import in_own_memory, is_one, third_derivative, to_shape
 from crossentropy.libraries.torch.forms import ROWS, Held
 from crossentropy.libraries.torch.primitives import Function
 from crossentropy.libraries.torch.tensors import is_sliced, is_traced
@@ -123,6 +123,26 @@ def loss_backward(ctx: Any, a: Any) -> tuple[Any, ...]:
     return tuple(grads)
 
 
+def scaled(factor: Any, gradient: Any, like: Any) -> Any:
+    """factor x gradient, in the dtype of ``like`` or still to be converted, with no more memory than the result needs.
+
+    The gradient to the weight in float32 takes more than the memory budget of the chunks.
+    """
+    if gradient.dtype == like.dtype:
+        own = in_own_memory(factor, gradient)
+        return factor * gradient if own is None else own
+    if (
+        torch.is_grad_enabled()
+        or is_traced(factor)
+        or is_traced(gradient)
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return factor * gradient
+    if is_one(factor):
+        return gradient
+    return torch.mul(gradient, factor, out=torch.empty_like(gradient, dtype=like.dtype))
+
+
 def loss_and_gradients_backward(ctx: Any, a: Any, *vectors: Any) -> tuple[Any, ...]:
     inputs, formed = saved(ctx)
     (features, weight, bias, upstream), rest, needed = inputs[:4], inputs[4:], ctx.needs_input_grad
@@ -133,8 +153,8 @@ def loss_and_gradients_backward(ctx: Any, a: Any, *vectors: Any) -> tuple[Any, .
         if not total:  # rows have one upstream gradient each
             settings = rows_alone(rest, needed[:2])
             formed = CALLS["loss_and_gradients"](features, weight, bias, a.to(WORK) * upstream, *settings)[1:]
-        elif not (is_last_use() and is_one(a)):
-            formed = [a * gradient for gradient in formed]
+        else:
+            formed = [scaled(a, x, x if given is None else given) for x, given in zip(formed, inputs[:3], strict=True)]
         grads[:3] = in_dtype_of(inputs[:3], formed, needed[:3])
     if any(vector is not None for vector in vectors):
         exists = (rest[-2], rest[-1], bias is not None)  # the others are gradients that were not wanted
