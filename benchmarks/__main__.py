@@ -226,8 +226,9 @@ def main() -> None:
 def linear_section(table: list[str], command: str) -> str:
     meaning = [
         "Medians of forward + backward to features and weight, taken in turns; beside them the three matrix products",
-        "alone, in float32, into memory that is there. Memory: the most that a process takes beyond inputs and",
-        "gradients, by the system's own high-water mark.",
+        "alone, in float32, into memory that is there and into fresh results. Memory: the most that a process takes",
+        "beyond inputs and gradients, by the system's own high-water mark; below 0 where more was given back than",
+        "taken.",
         "",
     ]
     return section("linear", command, [*meaning, *table])
