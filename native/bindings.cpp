@@ -5,7 +5,6 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <list>
 #include <memory>
@@ -107,8 +106,7 @@ nb::object rows(nb::handle logits_array, int axis, bool is_bfloat16, bool has_so
     p.are_probabilities = are_probabilities;
     p.temperature = temperature;
     p.softcap = softcap;
-    p.class_bias = by_class(class_bias, p.classes);
-    p.bias_is_moderate = !p.class_bias || std::all_of(p.class_bias, p.class_bias + p.classes, [](double b) { return std::abs(b) < 1e30; });
+    p.add_bias(by_class(class_bias, p.classes));
     if (mask) p.mask = matrix(*mask, axis);
     if (indices) {
         p.entries = indices->dimensions() > 1 ? indices->extent(1) : 1;

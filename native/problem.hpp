@@ -1,6 +1,8 @@
 // What crosses from Python: strided arrays and the numbers of the canonical form (src/crossentropy/row_loss.py derives it).
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 enum class DType : std::int32_t {
@@ -32,8 +34,12 @@ struct Problem {
     bool has_softmax = true;        // false: the entries are log-probabilities already, lse = 0
     bool are_probabilities = false; // false unless z = log x
     double temperature = 1, softcap = 0;  // softcap 0: none
-    const double* class_bias = nullptr;
-    bool bias_is_moderate = true;   // far from where floats end
+    const double* class_bias = nullptr;  // by `add_bias`
+    bool bias_is_moderate = true;        // far from where floats end
+    void add_bias(const double* bias) {
+        class_bias = bias;
+        bias_is_moderate = !bias || std::all_of(bias, bias + classes, [](double b) { return std::abs(b) < 1e30; });
+    }
     Matrix mask;  // bool
 
     // q = sum_k b_k 1[idx_k] + g u + d (w t), g = smoothing x target_sum / (number of allowed classes)

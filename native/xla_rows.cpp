@@ -186,7 +186,7 @@ void compute(const Call& call) {
     p.are_probabilities = call.flag("are_probabilities");
     p.temperature = call.number("temperature");
     p.softcap = call.number("softcap");
-    p.class_bias = class_bias.get();
+    p.add_bias(class_bias.get());
     p.mask = matrix(call.argument(class_mask_), p.inner);
     if (indices) {
         p.entries = indices.last();

@@ -49,6 +49,16 @@ def test_the_environment_switches_to_the_form_of_xla(monkeypatch):
 
 
 @needs_core
+def test_a_bias_near_the_end_of_floats_is_added_as_for_numpy():
+    logits, bias = np.array([[2e38, 0, 0], [1, 2, 3]], np.float32), np.array([2e38, 0, 0], np.float32)
+    expected = xe.cross_entropy(logits, LABELS[:2] % 3, class_bias=bias, reduction="none")
+    loss = functools.partial(xe.cross_entropy, reduction="none")
+    actual = jax.jit(lambda x, b: loss(x, LABELS[:2] % 3, class_bias=b))(logits, bias)
+    np.testing.assert_array_equal(np.asarray(actual), expected)
+    assert expected[0] == 0
+
+
+@needs_core
 @pytest.mark.parametrize(("major", "minor"), [(1, 0), (0, 99)])
 def test_another_version_of_the_interface_is_left_alone(monkeypatch, major, minor):
     """A handler that says it is of such a version is refused by jaxlib: no error, XLA's own form."""
