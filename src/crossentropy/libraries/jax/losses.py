@@ -20,7 +20,6 @@ from crossentropy import arguments, reduction
 from crossentropy.arrays import (
     FLOATING,
     Layout,
-    check_unit_interval,
     is_boolean,
     is_floating,
     is_integer,
@@ -317,15 +316,8 @@ def map_rows(
     function: Callable[..., Any], axis: int, keeps_classes: bool, *, probabilities: bool = False, **named: Any
 ) -> Any:
     """``function(xp, rows, ...)`` of (rows, classes); its result in the dtype of the arguments."""
-    arrays = {name: as_floating(name, value) for name, value in named.items()}
-    (first, *others) = arrays
-    layout = Layout.of(arrays[first].shape, axis, first)
-    for name in others:
-        if arrays[name].shape != layout.shape:
-            raise ValueError(f"{first} and {name} must have one shape, got {layout.shape} and {arrays[name].shape}")
+    arrays, layout = arguments.rows(as_floating, axis, named, probabilities=probabilities)
     if probabilities:
-        for name, array in arrays.items():
-            check_unit_interval(xp, name, array)
         arrays = {name: no_probability(array, "probs") for name, array in arrays.items()}
     dtype = np.result_type(*map(result_dtype, arrays.values()))
     rows = [layout.to_rows(xp, array).astype(dtype) for array in arrays.values()]
