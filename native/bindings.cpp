@@ -93,7 +93,7 @@ nb::object rows(nb::handle logits_array, int axis, bool is_bfloat16, bool has_so
                 nb::handle class_bias_array, nb::handle mask_array, nb::handle indices_array, std::optional<std::int64_t> ignored_label,
                 nb::handle index_weight_number, bool weigh_indices, nb::handle dense_array, bool dense_is_bfloat16, double dense_scale,
                 nb::handle class_weight_array, double smoothing, nb::handle target_sum_array, double z_loss, double focal_gamma,
-                nb::handle valid_array, nb::handle row_weight_array, nb::handle upstream_number, nb::handle results, bool wants_total,
+                nb::handle valid_array, nb::handle row_weight_array, nb::handle upstream_number, const nb::dict& results, bool wants_total,
                 nb::handle gradient_array, int threads, const std::string& instruction_set) {
     Buffer logits(logits_array);
     Optional class_bias(class_bias_array), mask(mask_array), indices(indices_array), dense(dense_array), class_weight(class_weight_array),
@@ -133,7 +133,7 @@ nb::object rows(nb::handle logits_array, int axis, bool is_bfloat16, bool has_so
         outputs[next].emplace(array, Buffer::write);
         to = per_row<T>(outputs[next++]);
     };
-    if (!results.is_none()) {
+    if (PyDict_Size(results.ptr())) {
         result("loss", p.loss);
         result("maximum", p.maximum);
         result("ties", p.ties);
@@ -200,19 +200,6 @@ nb::object within(nb::handle array, double low, double high, std::optional<doubl
         found = count_ignored({numbers.data(), numbers.dtype(), numbers.item_bytes()}, numbers.size(), range);
     }
     return found < 0 ? nb::object(nb::none()) : nb::object(nb::int_(found));
-}
-
-// Fill `sums` (rows,) with sum_j weight_j numbers[row, j] of a C-contiguous matrix; False where its dtype is not read here.
-bool row_sums(nb::handle numbers_array, nb::handle weight_array, nb::handle sums_array, int threads) {
-    Buffer numbers(numbers_array), sums(sums_array, Buffer::write);
-    Optional weight(weight_array);
-    if (numbers.dimensions() != 2) throw std::invalid_argument("expected a matrix");
-    std::int64_t rows = numbers.extent(0), classes = numbers.extent(1);
-    Elements elements{numbers.data(), dtype_of(numbers, false), 0};
-    double* to = vector_of<double>(sums, rows);
-    const double* weights = weight ? vector_of<double>(*weight, classes) : nullptr;
-    nb::gil_scoped_release release;
-    return sum_rows(elements, rows, classes, weights, to, threads);
 }
 
 // Fill `values` (rows,) with the entries at the labels; False where one is outside [low, high], or cannot be read.
@@ -305,7 +292,7 @@ NB_MODULE(_native, m) {
     m.def("rows", &rows, "logits"_a, "axis"_a, "is_bfloat16"_a, "has_softmax"_a, "are_probabilities"_a, "temperature"_a, "softcap"_a,
           "class_bias"_a.none(), "mask"_a.none(), "indices"_a.none(), "ignored_label"_a.none(), "index_weight"_a.none(), "weigh_indices"_a,
           "dense"_a.none(), "dense_is_bfloat16"_a, "dense_scale"_a, "class_weight"_a.none(), "smoothing"_a, "target_sum"_a.none(),
-          "z_loss"_a, "focal_gamma"_a, "valid"_a.none(), "row_weight"_a.none(), "upstream"_a.none(), "results"_a.none(), "wants_total"_a,
+          "z_loss"_a, "focal_gamma"_a, "valid"_a.none(), "row_weight"_a.none(), "upstream"_a.none(), "results"_a, "wants_total"_a,
           "gradient"_a.none(), "threads"_a, "instruction_set"_a);
     m.def("labels", &labels, "labels"_a, "classes"_a, "ignored_label"_a.none(), "class_weight"_a.none(), "row_weight"_a.none(), "threads"_a = 0);
     m.attr("folds") = folds;
@@ -314,7 +301,6 @@ NB_MODULE(_native, m) {
     m.def("scores", &scores, "values"_a, "inputs"_a, "labels"_a, "weights"_a.none(), "results"_a, "inverse_temperature"_a,
           "by_temperature"_a.none(), "gap"_a.none(), "threads"_a, "instruction_set"_a);
     m.def("within", &within, "numbers"_a, "low"_a, "high"_a, "ignored"_a.none(), "allows_nan"_a, "threads"_a = 0);
-    m.def("row_sums", &row_sums, "numbers"_a, "weight"_a.none(), "sums"_a, "threads"_a = 0);
     m.def("labelled", &labelled, "logits"_a, "axis"_a, "labels"_a, "ignored_label"_a.none(), "low"_a, "high"_a, "values"_a,
           "threads"_a = 0);
     m.def("xla_rows", [] { return nb::capsule(reinterpret_cast<const void*>(&xla_rows)); }, "The core as a handler of XLA's foreign function interface.");

@@ -27,7 +27,7 @@ struct FewClasses : Transfer<float, false> {
         // Whatever stands in the lanes of rows that do not count stays there.
         group.skips_some = false;
         std::fill(group.skipped, group.skipped + lanes, false);
-        Block b{0, 0, p.classes, p.classes, {}, nullptr, nullptr, nullptr, {}};
+        Block b{0, 0, p.classes, p.classes, {}, {}, nullptr, nullptr, {}};
         load(p.logits, b, 0, minus_infinity, w.z);
         const Tile<float> z{w.z, p.classes, w.z + (p.classes - 1) * lanes};
         Vector m = tile_maximum(z);

@@ -73,6 +73,8 @@ struct RowGroup {
     bool finds_top() const { return p.prediction || (p.gradient.data && p.has_softmax && (has_dense() || has_profile())); }
     // Labels of log-probabilities: only their own entries are read.
     bool reads_labels_only() const { return !p.has_softmax && !has_dense() && !has_profile() && !p.prediction; }
+    // Nothing but the target's mass is asked for.
+    bool reads_target_only() const { return p.reads_target_only(); }
 
     // Which rows count, their labels and weights.
     void start() {
@@ -238,10 +240,10 @@ struct RowGroup {
                 defined = defined & (P == P);
             }
             if (has_dense()) {
-                Chunk D = get(s.dense);
-                mass = mass + get(s.dense_mass) * p.dense_scale;
+                Chunk D = get(s.dense), W = get(s.dense_mass);
+                mass = mass + W * p.dense_scale;
                 loss = loss - D * p.dense_scale;
-                defined = defined & (D == D);
+                defined = defined & (D == D) & (W == W);
             }
             if (p.focal_gamma != 0) focal(r, L, loss, mass);
             else loss = loss + select(mass == 0.0, zero, mass * L);

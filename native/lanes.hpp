@@ -207,6 +207,15 @@ template <class T, int N> INLINE T maximum(Lanes<T, N> a) {
         return maximum(larger(low, high));
     }
 }
+// The smallest of N lanes in M of them: lane l stands for the lanes l + k M.
+template <int M, class T, int N> INLINE Lanes<T, M> smallest(Lanes<T, N> a) {
+    if constexpr (N == M) return a;
+    else {
+        Lanes<T, N / 2> low, high;
+        halves(a, low, high);
+        return smallest<M>(smaller(low, high));
+    }
+}
 
 template <class Register> using Element = std::remove_cvref_t<decltype(Register{}[0])>;
 template <class From, class To, class In, class Out>

@@ -64,6 +64,7 @@ struct Problem {
     PerRow<double> loss, maximum, ties, others, target_logit, profile, profile_mass, allowed, dense_sum, dense_mass, target_sum_found, entropy_sum;
     PerRow<std::int64_t> prediction;
     Matrix gradient;
+    bool reads_target_only() const { return dense_mass && !loss && !maximum && !gradient.data; }
 
     int threads = 1;
 };

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <limits>
 
-#include "running_sum.hpp"
 #include "schedule.hpp"
 #include "threads.hpp"
 
@@ -92,35 +91,7 @@ template <class T> bool gather(const Problem& p, const Range& range, double* val
     }
 }
 
-template <class T> void sum_rows(const T* numbers, std::int64_t rows, std::int64_t classes, const double* weight, double* sums, int threads) {
-    std::int64_t together = std::max<std::int64_t>(1, chunk / classes), pieces = (rows + together - 1) / together;
-    parallel_for(pieces, workers_for(double(rows) * double(classes) * 0.4, threads, pieces), [&](std::int64_t piece, int) {
-        constexpr std::int64_t few = RunningSum::block;
-        double products[few];
-        for (std::int64_t row = piece * together; row < std::min(rows, (piece + 1) * together); ++row) {
-            const T* x = numbers + row * classes;
-            RunningSum sum;
-            double only = 0;
-            for (std::int64_t first = 0; first < classes; first += few) {
-                int count = int(std::min(few, classes - first));
-                if (weight) for (int j = 0; j < count; ++j) products[j] = double(x[first + j]) * weight[first + j];
-                else for (int j = 0; j < count; ++j) products[j] = double(x[first + j]);
-                if (classes <= few) only = RunningSum::sum_of(products, count);
-                else sum.add_all(products, count);
-            }
-            sums[row] = classes <= few ? only : sum.result();
-        }
-    });
-}
-
 }  // namespace
-
-bool sum_rows(const Elements& numbers, std::int64_t rows, std::int64_t classes, const double* weight, double* sums, int threads) {
-    if (numbers.dtype == DType::float64) sum_rows(reinterpret_cast<const double*>(numbers.data), rows, classes, weight, sums, threads);
-    else if (numbers.dtype == DType::float32) sum_rows(reinterpret_cast<const float*>(numbers.data), rows, classes, weight, sums, threads);
-    else return false;
-    return true;
-}
 
 std::int64_t count_ignored(const Elements& numbers, std::int64_t size, const Range& range) {
     switch (numbers.dtype) {

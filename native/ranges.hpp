@@ -17,6 +17,3 @@ std::int64_t count_ignored(const Elements& numbers, std::int64_t count, const Ra
 // The entries at the labels (all of them classes, or ignored) of the problem's rows, one per row; 1 for an ignored label. False where
 // one is outside the range, or for a dtype that is not read here.
 bool gather_labelled(const Problem& problem, const Range& range, double* values);
-
-// sums[i] = sum_j weight_j numbers[i, j] of contiguous rows (weight null: 1), in double. False for a dtype that is not read here.
-bool sum_rows(const Elements& numbers, std::int64_t rows, std::int64_t classes, const double* weight, double* sums, int threads);

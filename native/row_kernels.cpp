@@ -12,7 +12,7 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     using Base::first_row, Base::load, Base::write, Base::row_start, Base::streams, Base::gradient_is_plain, Base::has_dense;
     using LaneIndex = typename Vector::Integer;
     using Real = std::conditional_t<Along, double, Lanes<double, lanes>>;
-    using Base::has_profile, Base::has_slope, Base::transforms, Base::pairs, Base::reads_labels_only, Base::finds_top;
+    using Base::has_profile, Base::has_slope, Base::transforms, Base::pairs, Base::reads_labels_only, Base::reads_target_only, Base::finds_top;
 
     // What stands in w.bias, w.mask and w.by_class: that of which block, and the latter's sum.
     std::int64_t biased = -1, masked = -1, profiled = -1;
@@ -28,22 +28,31 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         b.vectors = Along ? (b.classes + lanes - 1) / lanes : b.classes;
         std::int64_t kept = !shape.keeps ? 0 : (Along && shape.blocks == 1 ? row : index) * shape.block_vectors * lanes;
         b.powers = w.powers + kept;
-        b.dense = has_dense() ? w.dense + kept : nullptr;
+        b.dense = {nullptr, b.vectors, nullptr};
+        if (has_dense()) b.dense.data = w.dense + kept, b.dense.last = b.dense.data + (b.vectors - 1) * lanes;
+        if (has_dense() && is_in_place(p.dense) && !p.class_weight) b.dense.data = place(p.dense, b, row);
         b.slope = has_slope() && p.gradient.data && !reads_labels_only() ? w.slope + kept : nullptr;
         return b;
     }
 
-    bool is_in_place() const { return Along && p.logits.dtype == own_dtype && p.logits.class_stride == sizeof(T); }
+    bool is_in_place(const Matrix& a) const { return Along && a.dtype == own_dtype && a.class_stride == sizeof(T); }
+    const T* place(const Matrix& a, const Block& b, int row) const {
+        return reinterpret_cast<const T*>(row_start(a, row)) + b.first_class;
+    }
+    // The last vector of a block that stays where it is, padded.
+    static void pad_last(const Tile<T>& tile, std::int64_t classes, T padding, T* last) {
+        std::int64_t before = (tile.vectors - 1) * lanes;
+        std::fill(last, last + lanes, padding);
+        std::memcpy(last, tile.data + before, (classes - before) * sizeof(T));
+    }
 
     // z of a block: where it stands, if its elements are T already, else converted, transformed and masked in w.z.
     void load_logits(Block& b, int row) {
         T* last = w.z + (b.vectors - 1) * lanes;
         b.z = {w.z, b.vectors, last};
-        if (is_in_place()) {
-            b.z.data = reinterpret_cast<const T*>(row_start(p.logits, row)) + b.first_class;
-            std::int64_t before = (b.vectors - 1) * lanes;
-            std::fill(last, last + lanes, minus_infinity);
-            std::memcpy(last, b.z.data + before, (b.classes - before) * sizeof(T));
+        if (is_in_place(p.logits)) {
+            b.z.data = place(p.logits, b, row);
+            pad_last(b.z, b.classes, minus_infinity, last);
         } else {
             load(p.logits, b, row, minus_infinity, w.z);
         }
@@ -145,13 +154,34 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         load(p.mask, b, row, T(0), w.mask);
     }
 
-    // t of a block becomes w t.
+    // t of a block: where it stands, if its elements are T already and no weights have to change it, else in w.dense.
+    void load_dense(const Block& b, int row) {
+        T *last = const_cast<T*>(b.dense.last), *to = last - (b.vectors - 1) * lanes;
+        if (b.dense.data == to) load(p.dense, b, row, T(0), to);
+        else pad_last(b.dense, b.classes, T(0), last);
+    }
+    // It becomes w t.
     void weigh_dense(const Block& b) {
         const double* weight = p.class_weight + b.first_class;
+        T* t = const_cast<T*>(b.dense.data);
         for (std::int64_t j = 0; j < b.classes; ++j) {
-            if (Along) b.dense[j] = T(b.dense[j] * weight[j]);
-            else for (int lane = 0; lane < lanes; ++lane) b.dense[j * lanes + lane] = T(b.dense[j * lanes + lane] * weight[j]);
+            if (Along) t[j] = T(t[j] * weight[j]);
+            else for (int lane = 0; lane < lanes; ++lane) t[j * lanes + lane] = T(t[j * lanes + lane] * weight[j]);
         }
+    }
+    // The masses of the target, and sum w t (z - m) where it is given z. A negative entry shows in all, whatever its weight is.
+    void dense_statistics(const Block& b, int row, Vector m, Vector rest, Statistics& s) {
+        load_dense(b, row);
+        const char* next = next_place(p.dense, b, row);
+        Real target_sum = 0.0, dot = 0.0, mass = 0.0;
+        if (p.class_weight) target_sum = tile_target_mass<T, Along>(b.dense, nullptr), weigh_dense(b);
+        if (b.z.data) tile_dense<T, Along>(b.z, m, rest, b.dense, next, dot, mass);
+        else mass = tile_target_mass<T, Along>(b.dense, next);
+        if (!p.class_weight) target_sum = mass;
+        else mass = mass + (target_sum - target_sum);
+        set(s.dense, row, dot);
+        set(s.dense_mass, row, mass);
+        set(s.target_sum, row, target_sum);
     }
 
     Weights<T, Along> by_class() const {
@@ -190,6 +220,11 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
 
     void block_statistics(std::int64_t index, int row, Statistics& s) {
         Block b = block_at(index, row);
+        if (reads_target_only()) {
+            note_nothing(row, s);
+            b.z = {};
+            return dense_statistics(b, row, T(0), T(0), s);
+        }
         load_logits(b, row);
         Vector m = T(0), rest = T(0);
         Real scale = 1.0;
@@ -202,7 +237,7 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
             }
             scale = exponentials(b, row, m, rest, s);
         } else {
-            for (int r = Along ? row : 0; r < (Along ? row + 1 : lanes); ++r) s.maximum[r] = 0, s.ties[r] = 1, s.others[r] = 0;
+            note_nothing(row, s);
         }
         Vector from = select(m == minus_infinity, Vector(T(0)), m);  // of -inf alone, sums are relative to 0: -inf
         if (p.entropy_sum) set(s.entropy_sum, row, tile_weighted(b.z, from, rest, Weights<T, Along>{b.powers}) * scale);
@@ -212,24 +247,25 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
             set(s.profile_mass, row, p.mask.data ? tile_mass(b.vectors, b.profile) : profile_mass);
             count_allowed(b, row, s);
         }
-        if (has_dense()) {
-            load(p.dense, b, row, T(0), b.dense);
-            Real target_sum = tile_mass(b.vectors, Weights<T, Along>{b.dense});
-            if (p.class_weight) weigh_dense(b);
-            set(s.target_sum, row, target_sum);
-            set(s.dense, row, tile_weighted(b.z, from, rest, Weights<T, Along>{b.dense}));
-            set(s.dense_mass, row, p.class_weight ? tile_mass(b.vectors, Weights<T, Along>{b.dense}) : target_sum);
-        }
+        if (has_dense()) dense_statistics(b, row, from, rest, s);
         if (finds_top()) find_top(b, row, m, rest, s);
         find_labels(b, row);
     }
 
+    static void note_nothing(int row, Statistics& s) {
+        for (int r = Along ? row : 0; r < (Along ? row + 1 : lanes); ++r) s.maximum[r] = 0, s.ties[r] = 1, s.others[r] = 0;
+    }
+
+    // The next block comes from memory while this one is computed; the next row, where a row is one block.
+    const char* next_place(const Matrix& a, const Block& b, int row) const {
+        bool last = b.first_class + b.classes == p.classes;
+        if (!is_in_place(a) || (last && row + 1 >= rows)) return nullptr;
+        return last ? row_start(a, row + 1) : row_start(a, row) + (b.first_class + b.classes) * a.class_stride;
+    }
+
     // e^(z - m) in units of the number returned.
     Real exponentials(Block& b, int row, Vector m, Vector rest, Statistics& s) {
-        bool last = b.first_class + b.classes == p.classes, in_place = is_in_place();
-        // The next block comes from memory while this one is computed; the next row, where a row is one block.
-        const char* next = !in_place || (last && row + 1 >= rows) ? nullptr
-                           : last ? row_start(p.logits, row + 1) : row_start(p.logits, row) + (b.first_class + b.classes) * p.logits.class_stride;
+        const char* next = next_place(p.logits, b, row);
         T* powers = p.gradient.data || p.entropy_sum ? b.powers : nullptr;
         decltype(number(m)) others, ties;
         set(s.maximum, row, number(m) + number(rest));
@@ -389,10 +425,8 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         Block b = block_at(index, row);
         if (!shape.keeps && !reads_labels_only()) {
             load_logits(b, row);
-            if (has_dense()) {
-                load(p.dense, b, row, T(0), b.dense);
-                if (p.class_weight) weigh_dense(b);
-            }
+            if (has_dense()) load_dense(b, row);
+            if (has_dense() && p.class_weight) weigh_dense(b);
             if (p.has_softmax) {
                 with_origin(origin_of(row), origin_rest(row), [&](const auto& origin) {
                     tile_powers<T>(b.z, origin, b.powers);
@@ -526,7 +560,7 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         for (std::int64_t i = r * p.entries; i < (r + 1) * p.entries; ++i)
             if (group.indices(p.entries)[i] == j + b.first_class) q += group.weights(p.entries)[i];
         if (has_profile()) q += group.smoothing[r] * double(b.profile.tile ? b.profile.tile[at] : b.profile.by_class[j]);
-        if (b.dense) q += p.dense_scale * double(b.dense[at]);
+        if (b.dense.data) q += p.dense_scale * double(b.dense.number(at));
         return q;
     }
 };

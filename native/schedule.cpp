@@ -59,6 +59,7 @@ double nanoseconds(const Problem& p) {
     if (p.smoothing != 0) per_element += 0.3;
     if (p.dense.data) per_element += 0.5;
     if (p.gradient.data) per_element += 0.5;
+    if (p.reads_target_only()) per_element = 0.2;
     bool reads_labels_only = !p.has_softmax && !p.dense.data && p.smoothing == 0 && !p.gradient.data;
     return double(p.rows) * (10 + (reads_labels_only ? 0 : per_element * double(p.classes)));
 }

@@ -21,6 +21,7 @@ template <class T> struct Tile {
     const T* last;
     const T* low = nullptr;
     INLINE Wide<T> operator[](std::int64_t i) const { return Wide<T>::load(i + 1 < vectors ? data + i * width<T> : last); }
+    T number(std::int64_t at) const { return at < (vectors - 1) * width<T> ? data[at] : last[at - (vectors - 1) * width<T>]; }
     template <Form form> INLINE Wide<T> rest(std::int64_t i) const {
         if constexpr (form == Form::paired) return Wide<T>::load(low + i * width<T>);
         else return T(0);
@@ -36,6 +37,11 @@ template <class T, bool Along> struct Weights {
         return Wide<T>::load(tile + i * width<T>);
     }
 };
+
+// Vector i from `from` on is brought into the cache.
+template <class T> INLINE void prefetch(const char* from, std::int64_t i) {
+    for (int line = 0; line < int(sizeof(Wide<T>)) / 64; ++line) __builtin_prefetch(from + i * sizeof(Wide<T>) + line * 64);
+}
 
 template <class T> INLINE Wide<T> tile_maximum(const Tile<T>& z) {
     Wide<T> m = -std::numeric_limits<T>::infinity();
@@ -118,7 +124,7 @@ INLINE void tile_exp(const Tile<T>& z, const Origin<T, width<T>, form>& origin, 
     Integer top = typename IntegerOf<T>::type(0);
     for (std::int64_t i = 0; i < z.vectors; ++i) {
         Wide<T> x = z[i], rest = z.template rest<form>(i);
-        if (next) for (int line = 0; line < int(sizeof x) / 64; ++line) __builtin_prefetch(next + i * sizeof x + line * 64);
+        if (next) prefetch<T>(next, i);
         Wide<T> power = exp_relative(x, origin, rest);
         if (powers) power.store(powers + i * width<T>);
         Integer is_top = x == origin.m;
@@ -143,17 +149,62 @@ template <class T, bool Along> INLINE auto tile_weighted(const Tile<T>& z, Wide<
     }
     return total.result();
 }
+// A sum that is exact but for double's own rounding: losses and denominators multiply it.
+template <class T, bool Along> struct Mass : Sum<T, Along> {};
+template <> struct Mass<float, true> {
+    Lanes<double, 8> total = 0.0;
+    INLINE void add(Wide<float> x) { total = total + halve_sum(halve_sum(convert<double>(x))); }
+    INLINE double result() { return sum(total); }
+};
+template <> struct Mass<float, false> {
+    Lanes<double, 32> total = 0.0;
+    INLINE void add(Wide<float> x) { total = total + convert<double>(x); }
+    INLINE Lanes<double, 32> result() { return total; }
+};
 template <class T, bool Along> INLINE auto tile_mass(std::int64_t vectors, const Weights<T, Along>& w) {
-    if constexpr (sizeof(T) == 8) {
-        Sum<T, Along> total;
-        for (std::int64_t i = 0; i < vectors; ++i) total.add(w[i]);
-        return total.result();
-    } else {  // exact but for double's own rounding: losses and denominators multiply it
-        Lanes<double, width<T>> total = 0.0;
-        for (std::int64_t i = 0; i < vectors; ++i) total = total + convert<double>(w[i]);
-        if constexpr (Along) return sum(total);
-        else return total;
+    Mass<T, Along> total;
+    for (std::int64_t i = 0; i < vectors; ++i) total.add(w[i]);
+    return total.result();
+}
+
+// sum t; NaN where an entry is negative.
+template <class T, bool Along> struct TargetMass {
+    static constexpr int lanes = Along ? 8 : width<T>;
+    Mass<T, Along> mass;
+    Lanes<T, lanes> least = T(0);
+    INLINE void add(Wide<T> t) {
+        mass.add(t);
+        least = smaller(smallest<lanes>(t), least);  // NaN is dropped here and shows in the mass
     }
+    INLINE auto result() {
+        auto wrong = convert<double>(select(least < T(0), Lanes<T, lanes>(std::numeric_limits<T>::quiet_NaN()), Lanes<T, lanes>(T(0))));
+        if constexpr (Along) return mass.result() + sum(wrong);
+        else return mass.result() + wrong;
+    }
+};
+// Of a tile; `next` comes from memory meanwhile.
+template <class T, bool Along> INLINE auto tile_target_mass(const Tile<T>& t, const char* next) {
+    TargetMass<T, Along> total;
+    for (std::int64_t i = 0; i < t.vectors; ++i) {
+        if (next) prefetch<T>(next, i);
+        total.add(t[i]);
+    }
+    return total.result();
+}
+// The same beside sum t (z - m) as in tile_weighted, in one look at t.
+template <class T, bool Along, class Total>
+INLINE void tile_dense(const Tile<T>& z, Wide<T> m, Wide<T> low, const Tile<T>& t, const char* next, Total& dot, Total& mass) {
+    Sum<T, Along> products;
+    TargetMass<T, Along> masses;
+    for (std::int64_t i = 0; i < z.vectors; ++i) {
+        Wide<T> weight = t[i], distance = z[i] - m;
+        if (next) prefetch<T>(next, i);
+        if (z.low) distance = distance + (z.template rest<Form::paired>(i) - low);
+        products.add(select(weight == T(0), Wide<T>(T(0)), weight * distance));
+        masses.add(weight);
+    }
+    dot = products.result();
+    mass = masses.result();
 }
 
 // What is the same for a row's entries: a scale / (n + S), g, d, and the upstream factor.
@@ -169,11 +220,11 @@ template <class T> struct LabelEntries {
 // Vectors [first, end) of upstream slope (a p - g u - d w t). The upstream factor comes last: it would round a p and q apart.
 template <class T, bool Along>
 INLINE void tile_gradient(std::int64_t first, std::int64_t end, const T* powers, const GradientFactors<T>& f, const Weights<T, Along>& u,
-                          const T* dense, const T* slope, const LabelEntries<T>& labels, T* to) {
+                          const Tile<T>& dense, const T* slope, const LabelEntries<T>& labels, T* to) {
     for (std::int64_t i = first; i < end; ++i) {
         Wide<T> g = Wide<T>::load(powers + i * width<T>) * f.power;
         if (u) g = g - f.profile * u[i];
-        if (dense) g = g - f.dense * Wide<T>::load(dense + i * width<T>);
+        if (dense.data) g = g - f.dense * dense[i];
         if (slope) g = select(g == T(0), g, g * Wide<T>::load(slope + i * width<T>));  // 0 wins over an infinite slope
         // 0 wins over NaN as well: an ignored row has factor 0, and powers of whatever its lanes held.
         g = select(f.upstream == T(0), f.upstream, g * f.upstream);

@@ -17,8 +17,8 @@ template <class T, bool Along> struct Transfer : RowGroup {
     // One block of classes of one row (Along) or of all rows of the group (Across).
     struct Block {
         std::int64_t index, first_class, classes, vectors;
-        Tile<T> z;
-        T *powers, *dense, *slope;
+        Tile<T> z, dense;
+        T *powers, *slope;
         Weights<T, Along> profile;
     };
 

@@ -275,9 +275,42 @@ def test_the_mass_of_soft_targets(kernel, classes):
     options = {"class_weight": class_weight, "row_weight": row_weight}
     total = xe.cross_entropy(logits, target, reduction="sum", **options)
     assert math.isclose(xe.cross_entropy(logits, target, **options), total / mass, rel_tol=4e-16)
-    assert native.row_sums(target.astype(np.float16)) is None
-    kernel("generic")
-    assert native.row_sums(target) is None
+
+
+@pytest.mark.parametrize("classes", [3, 100, 1_300, 70_000])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_wrong_entry_of_a_soft_target_is_found_in_the_one_read(reduction, wrong, dtype, classes):
+    """At the end of a row as well, where its weight is 0, and with a normalizer that would make 0 of the loss."""
+    random = np.random.default_rng(classes)
+    logits, target = random.normal(size=(3, classes)).astype(dtype), np.ones((3, classes), dtype)
+    target[1, -1] = wrong
+    weight = np.where(np.arange(classes) == classes - 1, 0.0, 1.0)
+    for options in ({}, {"class_weight": weight}, {"label_smoothing": 0.1}, {"temperature": 2.0, "class_bias": weight}):
+        for out in (None, np.empty_like(logits), logits.copy()):
+            given = logits if out is None or out[0, 0] != logits[0, 0] else out
+            before = given.copy()
+            with pytest.raises(ValueError, match=rf"target\[1, {classes - 1}\] = {wrong}"):
+                xe.cross_entropy_value_and_grad(given, target, out=out, reduction=reduction, **options)
+            np.testing.assert_array_equal(given, before)
+        with pytest.raises(ValueError, match=rf"target\[1, {classes - 1}\] = {wrong}"):
+            xe.cross_entropy(logits, target, reduction=reduction, **options)
+    if reduction == "mean":
+        with pytest.raises(ValueError, match="target"):
+            xe.cross_entropy(logits, target, normalizer=0.0)
+    counts = np.array([1.0, 0.0, 2.0])
+    assert np.isfinite(xe.cross_entropy(logits, target, row_weight=counts, reduction=reduction)).all()
+
+
+@pytest.mark.parametrize("classes", [7, 100, 1_300, 140_000])
+def test_a_mean_is_the_same_with_and_without_a_gradient(classes):
+    """Its denominator is added up with the losses, or before them."""
+    random = np.random.default_rng(classes)
+    logits, target = random.normal(size=(2, 5, classes))
+    options = {"class_weight": random.random(classes), "row_weight": random.random(5), "label_smoothing": 0.1}
+    value, _ = xe.cross_entropy_value_and_grad(logits, target**2, **options)
+    assert value == xe.cross_entropy(logits, target**2, **options)
 
 
 @pytest.mark.parametrize("name", native.instruction_sets())

@@ -74,15 +74,6 @@ def within(
     return _native.within(array.ravel(order="K"), low, high, ignored, nan)
 
 
-def row_sums(matrix: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray | None:
-    """sum_j weight_j matrix_ij, (rows,), in float64; None where the core cannot read the matrix."""
-    if _native is None or forced() == "generic" or matrix.dtype.char not in "df" or not matrix.flags.c_contiguous:
-        return None
-    sums = np.empty(len(matrix))
-    weight = None if weight is None else np.ascontiguousarray(weight, dtype=np.float64)
-    return sums if _native.row_sums(matrix, weight, sums) else None
-
-
 def core(logits: np.ndarray, layout: Layout, coefficients: RowCoefficients, num_threads: int | None) -> Core | None:
     """The core for one call; None where ``generic`` has to compute it."""
     instruction_set = "generic" if _native is None else forced()
@@ -104,15 +95,31 @@ class Core:
         """Fill ``losses`` (rows,) and, where one is given, ``gradient``: upstream x derivative, like the logits."""
         self.with_gradient({"loss": losses}, None, upstream, gradient)
 
-    def total(self, row_weight: Any = None, upstream: Any = None, gradient: np.ndarray | None = None) -> float:
-        """Sum of row_weight x loss over the rows that count alone, in a fixed order; ``gradient`` as for ``losses``."""
-        return self.with_gradient(None, row_weight, upstream, gradient)
+    def total(
+        self,
+        row_weight: Any = None,
+        upstream: Any = None,
+        gradient: np.ndarray | None = None,
+        dense_mass: np.ndarray | None = None,
+    ) -> float:
+        """Sum of row_weight x loss over the rows that count alone, in a fixed order; ``gradient`` as for ``losses``.
 
-    def with_gradient(self, results: Any, row_weight: Any, upstream: Any, gradient: np.ndarray | None) -> Any:
+        ``dense_mass`` is filled where it is given.
+        """
+        results = {} if dense_mass is None else {"dense_mass": dense_mass}
+        return self.with_gradient(results, row_weight, upstream, gradient, wants_total=True)
+
+    def dense_mass(self, mass: np.ndarray) -> None:
+        """Fill ``mass`` (rows,) with sum_j w_j t_j: 0 where a row does not count, NaN for a negative entry or NaN."""
+        self.compute({"dense_mass": mass}, self.coefficients)
+
+    def with_gradient(
+        self, results: Any, row_weight: Any, upstream: Any, gradient: np.ndarray | None, *, wants_total: bool = False
+    ) -> Any:
         if gradient is None:
-            return self.compute(results, self.coefficients, row_weight)
+            return self.compute(results, self.coefficients, row_weight, wants_total=wants_total)
         target = cube(gradient, self.layout)
-        total = self.compute(results, self.coefficients, row_weight, upstream, target)
+        total = self.compute(results, self.coefficients, row_weight, upstream, target, wants_total=wants_total)
         if target is not gradient and not np.may_share_memory(target, gradient):
             gradient[...] = target.reshape(gradient.shape)
         return total
@@ -153,15 +160,17 @@ class Core:
 
     def compute(
         self,
-        results: dict[str, np.ndarray] | None,
+        results: dict[str, np.ndarray],
         c: RowCoefficients,
         row_weight: Any = None,
         upstream: Any = None,
         gradient: np.ndarray | None = None,
+        *,
+        wants_total: bool = False,
     ) -> Any:
         """Fill ``results``, float64 arrays by their name in ``RowStatistics`` or "loss", and ``gradient``.
 
-        Without ``results``: the sum of row_weight x loss over the rows that count.
+        The result is the sum of row_weight x loss over the rows that count, if ``wants_total``.
         """
         layout, given, indices, index_weight, spread = self.layout, self.given, c.indices, c.index_weight, None
         as_given = indices is not None and indices.ndim == 1
@@ -200,7 +209,7 @@ class Core:
             None if row_weight is None else float64(row_weight),
             upstream,
             results,
-            results is None,
+            wants_total,
             gradient,
             self.num_threads,
             self.instruction_set,

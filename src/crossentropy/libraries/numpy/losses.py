@@ -55,14 +55,29 @@ class Rows:
         # The C++ core, where it can compute this call.
         self.core = native.core(given, layout, coefficients, options.num_threads)
         self.labelled: native.Core | None = None  # the same for what needs the labels' entries alone
+        self.looks_back = False  # is a dense target checked where the losses are not finite, and not before?
+        self.found: float | None = None  # what ``total`` gives, once it has been computed
 
     @classmethod
-    def of(cls, logits: np.ndarray, target: Any, options: LossOptions, *, summary: bool = False) -> Rows:
+    def of(
+        cls,
+        logits: np.ndarray,
+        target: Any,
+        options: LossOptions,
+        gradient: Output | None = None,
+        *,
+        summary: bool = False,
+        one_read: bool = False,
+    ) -> Rows:
+        """Checked, but for a dense target in ``one_read`` with the losses, which are NaN where it is none."""
         rows = cls.unread(logits, target, options, summary=summary)
-        # Everything that can raise does so before anything is written: `out` may be the logits themselves.
-        if rows.coefficients.dense is not None or options.inputs != "logits":
+        if rows.coefficients.dense is None and options.inputs == "logits":
+            return rows
+        # Everything else that can raise does so before anything is written: `out` may be the logits themselves.
+        rows.looks_back = one_read and rows.core is not None and not (gradient and gradient.replaces(logits))
+        if not rows.looks_back:
             rows.check_target()
-            rows.check_inputs(every=summary)
+        rows.check_inputs(every=summary)
         return rows
 
     @classmethod
@@ -86,6 +101,11 @@ class Rows:
             return
         for block in blocks(self.layout.count, self.layout.classes):
             check_dense_target(xp, self.coefficients.rows(block), self.layout, block.start)
+
+    def look_back(self, found: Any) -> None:
+        """The check of the target where it is due after the core has read it: what it ``found`` is finite as a rule."""
+        if self.looks_back and not np.all(np.isfinite(found)):
+            self.check_target()
 
     def check_inputs(self, *, every: bool = False) -> None:
         """ValueError for a probability that is none and is read; or, with ``every``, that is not read either."""
@@ -111,33 +131,40 @@ class Rows:
         for block in blocks(self.layout.count, self.layout.classes):
             yield block, self.logits[block], explicit(xp, self.coefficients.rows(block), WORK)
 
-    def dense_mass(self) -> np.ndarray:
+    def dense_mass(self, *, value_only: bool = False) -> np.ndarray:
         """m_i of the dense target."""
-        c = self.coefficients
-        mass = native.row_sums(c.dense, c.class_weight)
-        if mass is not None:
-            return mass if c.valid is None else np.where(c.valid, mass, 0.0)
-        mass = np.empty(self.layout.count)
+        c, mass = self.coefficients, np.empty(self.layout.count)
+        if self.core:
+            if value_only:  # then this is all that reads the target
+                self.found = self.core.total(self.row_weight, dense_mass=mass)
+            else:
+                self.core.dense_mass(mass)
+            self.look_back(mass)
+            return mass
         for block in blocks(self.layout.count, self.layout.classes):
             mass[block] = generic.dense_target(xp, c.rows(block), WORK)[1].sum(axis=-1)
         return mass
 
-    def reduction(self) -> Reduction:
+    def reduction(self, *, value_only: bool = False) -> Reduction:
         coefficients, mass, totals = self.coefficients, self.coefficients.target_mass, self.coefficients.totals
         by_weight = isinstance(self.options.normalizer, str) and self.options.normalizer == "weight"
         if coefficients.dense is not None and self.options.reduction == "mean" and by_weight:
-            mass = self.dense_mass()
+            mass = self.dense_mass(value_only=value_only)
         shape = self.layout.row_shape
         result = Reduction(xp, self.options, shape, self.row_weight, coefficients.valid, mass, WORK, totals)
         if totals is not None and not (result.is_total and self.core):
             result.valid = explicit(xp, coefficients, WORK).valid
         return result
 
-    def value(self, how: Reduction, gradient: Output | None = None) -> Any:
+    def value(self, gradient: Output | None = None) -> Any:
         """The reduced loss; its gradient is written into ``gradient`` where one is given."""
+        how = self.reduction(value_only=gradient is None)
         core = self.labelled if self.labelled and gradient is None else self.core
-        if core and how.is_total:
-            value = how.of_total(core.total(self.row_weight, *self.slope(how, gradient)))
+        losses: Any
+        if self.found is not None:
+            value = how.of_total(losses := self.found)
+        elif core and how.is_total:
+            value = how.of_total(losses := core.total(self.row_weight, *self.slope(how, gradient)))
         else:
             losses = np.empty(self.layout.count)
             if core:
@@ -149,6 +176,7 @@ class Rows:
                 self.generic_losses(losses, how.upstream(), slopes)
                 gradient.fill(self.layout, slopes)
             value = how.of_losses(losses)
+        self.look_back(losses)
         if gradient is not None:
             gradient.deliver()
         return as_result(value, result_dtype(self.given))
@@ -191,16 +219,15 @@ def as_result(value: Any, dtype: np.dtype) -> Any:
 
 @quiet
 def cross_entropy(logits: Any, target: Any, options: LossOptions) -> Any:
-    rows = Rows.of(as_floating("logits", logits), target, options)
-    return rows.value(rows.reduction())
+    return Rows.of(as_floating("logits", logits), target, options, one_read=True).value()
 
 
 @quiet
 def cross_entropy_value_and_grad(logits: Any, target: Any, options: LossOptions, out: Any) -> tuple[Any, np.ndarray]:
     logits = as_floating("logits", logits)
     gradient = Output(out, logits, logits, target)
-    rows = Rows.of(logits, target, options)
-    return rows.value(rows.reduction(), gradient), gradient.array
+    rows = Rows.of(logits, target, options, gradient, one_read=True)
+    return rows.value(gradient), gradient.array
 
 
 @quiet

@@ -43,6 +43,10 @@ class Output:
         self.array = out
         self.buffer = np.empty_like(logits) if overlaps or not out.dtype.isnative else out
 
+    def replaces(self, logits: np.ndarray) -> bool:
+        """Is the gradient written where the logits stand?"""
+        return np.may_share_memory(self.buffer, logits)
+
     def rows(self, layout: Layout) -> np.ndarray:
         """(rows, classes) to be filled; a view of the buffer where the strides allow one."""
         return layout.to_rows(xp, self.buffer)

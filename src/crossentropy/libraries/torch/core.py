@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,17 @@ def within(tensor: Any, low: float, high: float, ignored: Any = None) -> int | N
     return native.within(view(tensor), low, high, ignored)
 
 
-def dense_mass(c: Any) -> Any:
-    """m_i of a plain dense target (``native.row_sums``); None where the core cannot read it."""
-    if c.class_weight is not None and not is_plain(c.class_weight):
+def dense_mass(logits: Any, axis: int, c: Any) -> Any:
+    """m_i of a dense target, which is NaN where an entry is negative or NaN; None where the core cannot read it."""
+    parts = {name: getattr(c, name) for name in ("dense", "class_weight", "valid")}
+    if not all(part is None or is_plain(part) for part in (logits, *parts.values())):
         return None
-    mass = native.row_sums(view(c.dense), None if c.class_weight is None else view(c.class_weight))
-    if mass is None:
+    target = dataclasses.replace(c, class_bias=None, class_mask=None, **{k: view(part) for k, part in parts.items()})
+    core = native.core(view(logits), Layout(tuple(logits.shape), axis), target, torch.get_num_threads())
+    if core is None:
         return None
-    return torch.from_numpy(mass if c.valid is None else np.where(view(c.valid), mass, 0.0))
+    core.dense_mass(mass := np.empty(core.layout.count))
+    return torch.from_numpy(mass)
 
 
 def losses(

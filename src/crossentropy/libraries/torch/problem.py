@@ -150,11 +150,12 @@ def row_parts(
     if coefficients.class_mask is not None:  # in C order, like everything that meets the logits
         mask = xp.astype(coefficients.class_mask, bool)
         coefficients = dataclasses.replace(coefficients, class_mask=mask)
-    if (coefficients.dense is not None or options.inputs != "logits") and values_known(logits):
-        check_rows(logits, coefficients, layout, summary)
-    mass = coefficients.target_mass
+    mass, is_good = coefficients.target_mass, False
     if coefficients.dense is not None and options.reduction == "mean" and is_weight(options.normalizer):
-        mass = dense_mass(xp, coefficients)
+        mass = dense_mass(xp, logits, layout, coefficients)
+        is_good = options.inputs == "logits" and values_known(mass) and bool(xp.all(xp.isfinite(mass)))
+    if (coefficients.dense is not None or options.inputs != "logits") and values_known(logits) and not is_good:
+        check_rows(logits, coefficients, layout, summary)
     divisor = reduction.denominator(
         xp, options, layout.row_shape, row_weight, coefficients.valid, mass, work, coefficients.totals
     )
@@ -232,9 +233,9 @@ def factor_of_rows(xp: Any, options: Any, row_weight: Any, divisor: Any) -> Any:
     return reduction.upstream(xp, options, row_weight, divisor)
 
 
-def dense_mass(xp: Any, coefficients: RowCoefficients) -> Any:
+def dense_mass(xp: Any, logits: Any, layout: Layout, coefficients: RowCoefficients) -> Any:
     """m_i of a dense target."""
-    mass = core.dense_mass(coefficients) if is_plain(coefficients.dense) else None
+    mass = core.dense_mass(logits, layout.axis, coefficients)
     if mass is not None:
         return mass
     if not values_known(coefficients.dense) or differentiable(coefficients.dense):
