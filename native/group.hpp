@@ -139,8 +139,8 @@ struct RowGroup {
             auto power = [&](Few top) { return scales() ? exp_difference(top, m, by) : exp_difference(top, m); };
             Few shift_a = select(a_empty, zero, power(ma)), shift_b = select(b_empty, zero, power(mb));
             Few na = get(a.ties), nb = get(b.ties), sa = get(a.others), sb = get(b.others);
-            // The losing block's maxima join its sum.
-            Few losing_a = select(a_empty, zero, (na + sa) * shift_a), losing_b = select(b_empty, zero, (nb + sb) * shift_b);
+            // The losing block's maxima join its sum. Of nothing but -inf the sum is 0, or NaN if there is one among them.
+            Few losing_a = select(a_empty, sa, (na + sa) * shift_a), losing_b = select(b_empty, sb, (nb + sb) * shift_b);
             select(tie, na + nb, select(a_wins, na, nb)).store(a.ties + r);
             select(tie, sa + sb, select(a_wins, sa + losing_b, sb + losing_a)).store(a.others + r);
             m.store(a.maximum + r);

@@ -303,6 +303,24 @@ def test_a_wrong_entry_of_a_soft_target_is_found_in_the_one_read(reduction, wron
     assert np.isfinite(xe.cross_entropy(logits, target, row_weight=counts, reduction=reduction)).all()
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("classes", [129, 2_049, 70_000])
+@pytest.mark.parametrize("options", [{}, {"temperature": 2.0}, {"softcap": 30.0}])
+def test_nan_is_not_lost_among_classes_that_cannot_occur(options, classes, axis):
+    """The last block of a row holds NaN and -inf alone, the first of another."""
+    logits = np.zeros((3, classes), np.float32)
+    logits[1, -(classes - 1) // 2 :], logits[2, : (classes + 1) // 2] = -np.inf, -np.inf
+    logits[1, -1] = logits[2, 0] = np.nan
+    given = logits if axis else np.ascontiguousarray(logits.T)
+    losses, gradient = xe.cross_entropy_value_and_grad(
+        given, [0, 0, classes - 1], axis=axis, reduction="none", **options
+    )
+    gradient = gradient if axis else gradient.T
+    assert np.isnan(losses).tolist() == [False, True, True]
+    assert np.isnan(gradient).all(axis=1).tolist() == [False, True, True]
+    assert np.isnan(xe.row_statistics(given, axis=axis).lse).tolist() == [False, True, True]
+
+
 @pytest.mark.parametrize("classes", [7, 100, 1_300, 140_000])
 def test_a_mean_is_the_same_with_and_without_a_gradient(classes):
     """Its denominator is added up with the losses, or before them."""
