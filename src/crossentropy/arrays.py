@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import sys
@@ -105,6 +106,9 @@ class Layout:
         if entry is not None:
             index.insert(self.axis, entry)
         return f"[{', '.join(map(str, index))}]" if index else ""
+
+
+layout_of = functools.lru_cache(maxsize=256)(Layout.of)  # for calls that nothing traces
 
 
 # NumPy builds a dtype's name anew at every question, which takes longer than a small loss.

@@ -48,11 +48,8 @@ class Reduction:
         """``row_weight`` and ``valid`` are (rows,) or None; ``mass`` and ``totals`` as in ``denominator``."""
         self.xp, self.options, self.shape, self.row_weight, self.valid = xp, options, shape, row_weight, valid
         self.denominator = denominator(xp, options, shape, row_weight, valid, mass, work, totals)
-
-    @property
-    def is_total(self) -> bool:
-        """Is the value made of one sum, that of row_weight x loss?"""
-        return self.options.reduction != "none" and isinstance(self.denominator, float)
+        # Is the value made of one sum, that of row_weight x loss?
+        self.is_total = options.reduction != "none" and isinstance(self.denominator, float)
 
     def upstream(self) -> Any:
         """The factor of each row's gradient: a number or (rows,)."""

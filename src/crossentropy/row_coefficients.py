@@ -53,8 +53,15 @@ def row_coefficients(
 
     Raises TypeError, ValueError or IndexError naming the argument, the position and the value.
     """
-    class_weight = class_array(xp, "class_weight", options.class_weight, layout, work_dtype)
-    row_weight, valid = row_weights(xp, options.row_weight, layout, work_dtype)
+    class_weight, class_bias, mask = options.class_weight, options.class_bias, options.class_mask
+    if class_weight is not None:
+        class_weight = class_array(xp, "class_weight", class_weight, layout, work_dtype)
+    if class_bias is not None:
+        class_bias = class_array(xp, "class_bias", class_bias, layout, work_dtype)
+    row_weight, valid = options.row_weight, None  # every row counts, and without one alike
+    if row_weight is not None:
+        row_weight, valid = row_weights(xp, row_weight, layout, work_dtype)
+    parts: dict[str, Any]
     if target is None:
         parts = {"valid": valid}
     elif is_sparse(target):
@@ -84,8 +91,8 @@ def row_coefficients(
         label_smoothing=options.label_smoothing,
         focal_gamma=options.focal_gamma,
         z_loss=options.z_loss,
-        class_bias=class_array(xp, "class_bias", options.class_bias, layout, work_dtype),
-        class_mask=class_mask(xp, layout, options.class_mask),
+        class_bias=class_bias,
+        class_mask=None if mask is None else class_mask(xp, layout, mask),
         class_weight=class_weight,
         **parts,
     )
@@ -93,8 +100,6 @@ def row_coefficients(
 
 
 def class_array(xp: Any, name: str, value: Any, layout: Layout, work_dtype: Any) -> Any:
-    if value is None:
-        return None
     value = xp.asarray(value)
     if tuple(value.shape) != (layout.classes,):
         raise ValueError(f"{name} must have shape ({layout.classes},), one entry per class, got {tuple(value.shape)}")
@@ -106,9 +111,7 @@ def class_array(xp: Any, name: str, value: Any, layout: Layout, work_dtype: Any)
 
 
 def row_weights(xp: Any, value: Any, layout: Layout, work_dtype: Any) -> tuple[Any, Any]:
-    """Row weights (rows,) and which of them are not 0; None where every row counts, and alike."""
-    if value is None:
-        return None, None
+    """Row weights (rows,) and which of them are not 0; None where every row counts."""
     value = xp.asarray(value)
     try:
         per_row = xp.broadcast_to(value, layout.row_shape)
@@ -274,8 +277,6 @@ def is_dense(xp: Any, target: Any, layout: Layout) -> bool:
 
 
 def class_mask(xp: Any, layout: Layout, mask: Any) -> Any:
-    if mask is None:
-        return None
     mask = xp.asarray(mask)
     if not is_boolean(mask):
         raise TypeError(

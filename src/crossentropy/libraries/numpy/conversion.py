@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from crossentropy import arguments
-from crossentropy.arrays import FLOATING, INTEGER, REDUCED, dtype_name
+from crossentropy.arrays import FLOATING, INTEGER, dtype_name
 
 WORK = np.float64
 # NumPy, but conversion gives C order: a sum over classes that are not contiguous is not pairwise (97 ulp, C = 4,000).
@@ -56,4 +56,4 @@ def as_floating(name: str, value: Any) -> np.ndarray:
 
 def result_dtype(array: np.ndarray) -> np.dtype:
     """The loss of 16-bit logits is float32."""
-    return FLOAT32 if dtype_name(array) in REDUCED else array.dtype
+    return FLOAT32 if array.dtype.itemsize == 2 else array.dtype

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from crossentropy import arguments, reduction
-from crossentropy.arrays import Layout, is_boolean
+from crossentropy.arrays import Layout, is_boolean, layout_of
 from crossentropy.binary_coefficients import binary_coefficients, check_binary_probabilities
 from crossentropy.kernels import generic, native
 from crossentropy.libraries.numpy.conversion import WORK, as_array, as_floating, result_dtype, xp
@@ -39,9 +39,6 @@ quiet = np.errstate(all="ignore")
 def blocks(rows: int, width: int) -> Iterator[slice]:
     step = max(1, BLOCK // max(1, width))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
-
-
-layout_of = functools.lru_cache(maxsize=256)(Layout.of)
 
 
 class Rows:
@@ -160,15 +157,16 @@ class Rows:
         """The reduced loss; its gradient is written into ``gradient`` where one is given."""
         how = self.reduction(value_only=gradient is None)
         core = self.labelled if self.labelled and gradient is None else self.core
+        slope = () if gradient is None else (how.upstream(), gradient.buffer)
         losses: Any
         if self.found is not None:
             value = how.of_total(losses := self.found)
         elif core and how.is_total:
-            value = how.of_total(losses := core.total(self.row_weight, *self.slope(how, gradient)))
+            value = how.of_total(losses := core.total(self.row_weight, *slope))
         else:
             losses = np.empty(self.layout.count)
             if core:
-                core.losses(losses, *self.slope(how, gradient))
+                core.losses(losses, *slope)
             elif gradient is None:
                 self.generic_losses(losses)
             else:
@@ -180,9 +178,6 @@ class Rows:
         if gradient is not None:
             gradient.deliver()
         return as_result(value, result_dtype(self.given))
-
-    def slope(self, how: Reduction, gradient: Output | None) -> tuple[Any, Any]:
-        return (None, None) if gradient is None else (how.upstream(), gradient.buffer)
 
     def losses(self, upstream: Any = None, gradient: np.ndarray | None = None) -> np.ndarray:
         """(rows,); ``gradient``, of the shape of the logits, takes upstream x derivative, and may be the logits."""

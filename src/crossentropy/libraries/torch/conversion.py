@@ -31,6 +31,8 @@ def as_array(name: str, value: Any, device: Any = None) -> Any:
             return torch.as_tensor(value, device=device)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"{name} is not an array of numbers: {error}") from None
+    if value.layout is torch.strided and value.dtype in KEPT and (device is None or value.device == device):
+        return value
     if value.layout != torch.strided or value.is_quantized:
         raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}; use .to_dense() or .dequantize()")
     if value.is_complex():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from crossentropy.arrays import Layout
+from crossentropy.arrays import layout_of
 from crossentropy.kernels import native
 from crossentropy.libraries.torch.forms import Form, view
 from crossentropy.libraries.torch.tensors import is_plain
@@ -55,7 +55,7 @@ def losses(
     if axis is None:
         found = native.binary_losses(view(x), c, upstream, slope, each=not total, num_threads=threads)
         return None if found is None else (float(found.sum()) if is_sum else found, None)
-    core = native.core(view(x), Layout(tuple(x.shape), axis), c, threads)
+    core = native.core(view(x), layout_of(x.shape, axis), c, threads)
     if core is None:
         return None
     if is_sum:
@@ -70,7 +70,7 @@ def row_statistics(x: Any, c: Any, num_threads: int | None) -> RowStatistics | N
 
     ``c`` holds NumPy arrays. None where the core cannot take it.
     """
-    found = native.core(view(x), Layout(tuple(x.shape), 1), c, num_threads or torch.get_num_threads())
+    found = native.core(view(x), layout_of(x.shape, 1), c, num_threads or torch.get_num_threads())
     if found is None or c.inputs != "logits":
         return None
     arrays = vars(found.row_statistics())

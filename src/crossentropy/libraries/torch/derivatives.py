@@ -16,7 +16,7 @@ from crossentropy.libraries.torch.batching import vmap
 from crossentropy.libraries.torch.compute import scaled_in_place
 from crossentropy.libraries.torch.conversion import WORK, result_dtype
 from crossentropy.libraries.torch.forms import SETTINGS, Form, Held
-from crossentropy.libraries.torch.tensors import is_traced, primal, values_known
+from crossentropy.libraries.torch.tensors import is_traced, on_host, primal
 
 THIRD = "crossentropy: third derivatives of the loss are not provided (value, gradient and Hessian-vector product are)"
 # Who has the memory of a tensor that a backward pass unpacked, if nobody else: what was saved, what it was unpacked as,
@@ -38,12 +38,15 @@ def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.set_materialize_grads(False)
     # The gradient that was formed with the loss is saved, so that a backward pass with upstream gradient 1 is free.
     formed = output[1] if isinstance(output, tuple) else None
-    tensors = [value if isinstance(value, torch.Tensor) else None for value in inputs]
-    ctx.others = [None if isinstance(value, torch.Tensor) else value for value in inputs]
+    tensors: list[Any] = [None] * len(inputs)
+    ctx.others = list(inputs)
+    for position, value in enumerate(inputs):
+        if isinstance(value, torch.Tensor):
+            tensors[position], ctx.others[position] = value, None
     # What the coefficients read is saved for its version: a label that was changed meanwhile is an error, as elsewhere.
     sources = inputs[3].sources if isinstance(inputs[3], Held) else ()
     ctx.save_for_backward(*tensors, formed, *sources)
-    if hasattr(ctx, "save_for_forward"):
+    if torch.autograd.forward_ad._current_level >= 0 and hasattr(ctx, "save_for_forward"):
         ctx.save_for_forward(*tensors, formed, *sources)
 
 
@@ -95,8 +98,8 @@ def is_last_use() -> bool:
 
 
 def is_one(factor: Any) -> bool:
-    """Is the upstream gradient 1, as far as that can be read without waiting?"""
-    return factor.ndim == 0 and values_known(factor) and factor.item() == 1.0
+    """Is the upstream gradient, which nobody traces, 1, as far as that can be read without waiting?"""
+    return factor.ndim == 0 and on_host(factor) and factor.item() == 1.0
 
 
 def in_own_memory(factor: Any, gradient: Any) -> Any:
@@ -105,7 +108,7 @@ def in_own_memory(factor: Any, gradient: Any) -> Any:
     somebody may use what was saved once more, or has the same memory (the result of ``value_and_grad``), or the factor
     is neither known to be 1 nor applied by a kernel.
     """
-    if not is_last_use() or is_traced(factor) or is_traced(gradient) or torch._C._are_functorch_transforms_active():
+    if not is_last_use() or torch._C._are_functorch_transforms_active() or is_traced(factor, gradient):
         return None
     if torch._C._storage_Use_Count(gradient.untyped_storage()._cdata) != USES_OF_UNPACKED:
         return None

@@ -26,7 +26,8 @@ def view(tensor: Any) -> Any:
     """The tensor's memory as a NumPy array; what is no tensor stays as it is."""
     if not isinstance(tensor, torch.Tensor):
         return tensor
-    tensor = tensor.detach()
+    if tensor.requires_grad and torch.is_grad_enabled():  # elsewhere NumPy is given the memory all the same
+        tensor = tensor.detach()
     if tensor.is_neg():  # a view that is to be read with the other sign, which NumPy has not
         tensor = tensor.resolve_neg()
     if tensor.dtype is torch.bfloat16:
@@ -39,7 +40,7 @@ def as_tensor(array: Any) -> Any:
     return torch.as_tensor(array) if hasattr(array, "shape") else array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class Held:
     """Coefficients as NumPy arrays, and the tensors whose memory they read."""
 

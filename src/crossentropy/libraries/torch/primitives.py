@@ -23,7 +23,7 @@ from crossentropy.libraries.torch import compute, memory
 from crossentropy.libraries.torch.conversion import WORK, result_dtype
 from crossentropy.libraries.torch.derivatives import Calls, derivatives, setup_context
 from crossentropy.libraries.torch.forms import ELEMENTS, ROWS, SETTINGS, Form, Held
-from crossentropy.libraries.torch.tensors import is_sliced, is_traced
+from crossentropy.libraries.torch.tensors import is_traced
 
 NAMES = ("loss", "loss_and_gradient", "hessian_vector")
 
@@ -81,9 +81,9 @@ def register_operator(form: Form, name: str, forward: Any, rules: dict[str, Any]
 
 def chosen(form: Form, forward: Any, function: Any, operator: Any) -> Callable[..., Any]:
     def call(x: Any, upstream: Any, vector: Any, *rest: Any) -> Any:
-        traced = is_traced(x) or is_sliced(upstream) or is_sliced(vector)
+        traced = is_traced(x, upstream, vector)
         if not (traced or torch._C._are_functorch_transforms_active()):
-            if isinstance(rest[0], Held) and not any(map(has_derivative, (x, upstream, vector))):
+            if isinstance(rest[0], Held) and not has_derivative(x, upstream, vector):
                 return forward(x, upstream, vector, *rest)
             return function(x, upstream, vector, *rest)
         *flat, axis, num_threads, total = rest
@@ -95,13 +95,13 @@ def chosen(form: Form, forward: Any, function: Any, operator: Any) -> Callable[.
     return call
 
 
-def has_derivative(value: Any) -> bool:
-    """Outside ``torch.func``: does backward or forward mode follow it? Asked of a small loss, whose Function would take
-    longer than the loss.
+def has_derivative(*values: Any) -> bool:
+    """Outside ``torch.func``: does backward or forward mode follow one of them? Asked of a small loss, whose Function
+    would take longer than the loss.
     """
-    if not isinstance(value, torch.Tensor):
-        return False
-    return (value.requires_grad and torch.is_grad_enabled()) or torch.autograd.forward_ad._current_level >= 0
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(getattr(value, "requires_grad", False) for value in values)
 
 
 def register(form: Form) -> Calls:

@@ -170,18 +170,19 @@ def is_held(logits: Any, target: Any, layout: Layout, options: LossOptions) -> b
     """Labels or sparse targets, and options, that are plain memory of the CPU?"""
     if torch.compiler.is_compiling() or not on_host(logits):
         return False
-    parts = target if is_sparse(target) else (target,)
-    if not all(isinstance(part, torch.Tensor) and is_plain(part) for part in parts):
-        return False
-    if len(parts) == 1 and (target.is_floating_point() or target.shape == layout.shape):
+    if is_sparse(target):
+        if not all(is_tensor(part) and is_plain(part) for part in target):
+            return False
+    elif not is_tensor(target) or target.is_floating_point() or target.shape == layout.shape or not is_plain(target):
         return False
     given = vars(options)
-    return given.keys().isdisjoint(CONVERTED) or all(is_plain(given[name]) for name in CONVERTED & given.keys())
+    return not given or all(is_plain(given[name]) for name in CONVERTED & given.keys())
 
 
 def held_row_problem(logits: Any, target: Any, layout: Layout, options: LossOptions, summary: bool) -> Problem:
     device, parts = logits.device, row_parts
-    sources = (*(target if is_sparse(target) else (target,)), *filter(is_tensor, vars(options).values()))
+    given = vars(options)
+    sources = (*(target if is_sparse(target) else (target,)), *filter(is_tensor, given.values()))
     if is_sparse(target):
         indices, values = target
         target = (
@@ -190,7 +191,7 @@ def held_row_problem(logits: Any, target: Any, layout: Layout, options: LossOpti
         )
     else:
         target = core.view(target)
-    if not vars(options).keys().isdisjoint(CONVERTED):
+    if not CONVERTED.isdisjoint(given):
         options = as_options(options, device)
         options = options.replace(**{name: core.values(v) for name, v in vars(options).items() if is_tensor(v)})
         parts = quiet_row_parts  # arithmetic with weights may overflow, or divide 0 by 0

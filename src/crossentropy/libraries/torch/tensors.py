@@ -18,16 +18,19 @@ def on_host(tensor: Any) -> bool:
     return tensor.is_cpu and not IS_DEVICE_EMULATED
 
 
-def is_traced(tensor: Any) -> bool:
-    """Is someone recording the operations on it, does it answer for operators itself, or has it no values?"""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or tensor.is_meta
-        or is_sliced(tensor)
-        or torch._is_functional_tensor(tensor)
-        or has_own_operators(tensor)
-    )
+def is_traced(*values: Any) -> bool:
+    """Is someone recording operations, does a tensor of these answer for operators itself, or has it no values?"""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return True
+    for value in values:
+        if isinstance(value, torch.Tensor) and (
+            value.is_meta
+            or torch._C._functorch.is_legacy_batchedtensor(value)
+            or torch._is_functional_tensor(value)
+            or has_own_operators(value)
+        ):
+            return True
+    return False
 
 
 def has_own_operators(tensor: Any) -> bool:
