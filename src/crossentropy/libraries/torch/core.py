@@ -34,7 +34,7 @@ def dense_mass(logits: Any, axis: int, c: Any) -> Any:
     if not all(part is None or is_plain(part) for part in (logits, *parts.values())):
         return None
     target = dataclasses.replace(c, class_bias=None, class_mask=None, **{k: view(part) for k, part in parts.items()})
-    core = native.core(view(logits), Layout(tuple(logits.shape), axis), target, torch.get_num_threads())
+    core = native.core(view(logits), layout_of(logits.shape, axis), target, torch.get_num_threads())
     if core is None:
         return None
     core.dense_mass(mass := np.empty(core.layout.count))
