@@ -208,6 +208,20 @@ def test_large_gradients_have_the_strides_of_the_logits(monkeypatch):
     assert asked[0][1] <= x.nbytes
 
 
+def test_the_gradient_of_a_large_weight_is_touched_at_the_start(monkeypatch):
+    x = torch.ones(2, memory.LARGE // 8 // 4, 4)
+    page = memory.mmap.PAGESIZE // 4
+    assert memory.touched(x) is x
+    assert (x.view(-1)[::page] == 0).all()
+    assert x.sum() == x.numel() - len(range(0, x.numel(), page))
+    assert (memory.touched(torch.ones(10)) == 1).all()
+
+    asked = []
+    monkeypatch.setattr(memory, "touched", lambda result: asked.append(tuple(result.shape)) or result)
+    xe.linear_cross_entropy_value_and_grad(torch.ones(2, 3), torch.ones(5, 3), torch.tensor([0, 1]))
+    assert asked == [(5, 3)]
+
+
 def test_the_plain_code_takes_over_where_there_is_no_core(monkeypatch):
     results = []
     for kernel in (native.kernel_name(), "generic"):
