@@ -96,6 +96,7 @@ WHAT = (
     *("value", "gradient", "gradient into out="),
     *("value of tensors", "gradient of tensors", "gradient of tensors into out="),
     *("value of JAX arrays", "gradient of JAX arrays"),
+    *("value of JAX arrays, own mean", "gradient of JAX arrays, own mean"),
 )
 HEAD = [
     "suite",
@@ -198,7 +199,11 @@ def main() -> None:
         + " --write" * given.write
     )
     sections = {}
-    if "linear" in suites:
+    if "linear" in suites and given.jax:
+        from benchmarks import linear_jax
+
+        sections["linear-jax"] = section("linear-jax", command, linear_jax.table(given.quick))
+    elif "linear" in suites:
         sections["linear"] = linear_section(linear.table(given.quick), command)
     results = []
     if suites != ("linear",):

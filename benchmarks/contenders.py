@@ -79,15 +79,27 @@ def ours_on_tensors(case: Case, threads: int) -> dict[str, Call]:
 
 
 def ours_on_jax(case: Case, threads: int) -> dict[str, Call]:
-    """JAX arrays in, JAX arrays out, compiled: the value, and the value with its gradient."""
+    """JAX arrays in, JAX arrays out, compiled: the value, and the value with its gradient.
+
+    "own mean": that of the losses of single rows, which is the habit of optax's users.
+    """
     if not has("jax") or case.kind == "log_loss":
         return {}
     loss = xe.binary_cross_entropy if case.kind == "binary" else xe.cross_entropy
     arrays = {name: value for name, value in case.options.items() if isinstance(value, np.ndarray)}
     others = {name: value for name, value in case.options.items() if name not in arrays}
     others |= {} if case.kind == "binary" else {"axis": case.axis}
-    calls = compiled(lambda logits, target, given: loss(logits, target, **given, **others), case, arrays)
-    return {f"{what} of JAX arrays": call for what, call in calls.items()}
+
+    def mean(logits: Any, target: Any, given: Any) -> Any:
+        return loss(logits, target, **given, **others)
+
+    def own_mean(logits: Any, target: Any, given: Any) -> Any:
+        return loss(logits, target, reduction="none", **given, **others).mean()
+
+    calls = {f"{what} of JAX arrays": call for what, call in compiled(mean, case, arrays).items()}
+    if not case.options:  # with ignored rows and class weights another denominator
+        calls |= {f"{what} of JAX arrays, own mean": call for what, call in compiled(own_mean, case, arrays).items()}
+    return calls
 
 
 def compiled(loss: Callable[..., Any], case: Case, *others: Any) -> dict[str, Call]:

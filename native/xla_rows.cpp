@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cfenv>
+#include <limits>
 #include <memory>
 #include <new>
+#include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -100,7 +103,6 @@ public:
     explicit Call(const CallFrame& frame) : frame(frame) {}
     Array argument(std::int64_t index) const { return array(frame.arguments, index); }
     Array result(std::int64_t index) const { return array(frame.results, index); }
-    bool has_result(std::int64_t index) const { return index < frame.results.count; }
     double number(const char* name) const { return scalar<double>(name, DataType::f64); }
     bool flag(const char* name) const { return scalar<bool>(name, DataType::pred); }
     std::int64_t integer(const char* name) const { return scalar<std::int64_t>(name, DataType::s64); }
@@ -166,10 +168,59 @@ void add_up(const Problem& whole, const PerRow<const double>& row_weight, const 
     }
 }
 
+// Numbers per row that the core computes in double, for a result of the program.
+class Numbers {
+    std::unique_ptr<double[]> memory;
+    std::optional<Array> to;
+    std::int64_t count = 0;
+
+public:
+    PerRow<double> own(std::int64_t rows) {
+        memory.reset(new double[rows]);
+        return {memory.get(), sizeof(double), 0};
+    }
+    // In the result itself, if there is one for each row and it is in double.
+    PerRow<double> place(const Array& result, std::int64_t rows, bool one_by_one) {
+        to.emplace(result), count = rows;
+        if (one_by_one && result.dtype == DType::float64) return {reinterpret_cast<double*>(result.data), sizeof(double), 0};
+        return own(rows);
+    }
+    const Array& result() const { return *to; }
+    void deliver() const {
+        if (!to || !memory) return;
+        std::copy_n(memory.get(), count, reinterpret_cast<float*>(to->data));
+    }
+};
+
+// What a gradient can be computed of later, of rows of labels: doubles whose bits stand in 32-bit integers, for the program may have no
+// doubles. 0 ties: not by this core.
+void set_statistics(Problem& p, const Array& kept) {
+    std::int64_t numbers = 3 + p.entries, step = numbers * std::int64_t(sizeof(double));
+    if (kept.size != 2 * p.rows * numbers || kept.dtype != DType::uint32 || p.dense.data || p.smoothing != 0 || !p.has_softmax)
+        throw std::invalid_argument("other statistics than those of labels");
+    double* first = reinterpret_cast<double*>(kept.data);
+    p.maximum = {first, step, 0};
+    p.ties = {first + 1, step, 0};
+    p.others = {first + 2, step, 0};
+    p.target_logit = {first + 3, step, sizeof(double)};
+}
+
+void set_undefined(const Problem& p, std::int64_t row) {
+    constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+    p.dense_mass(row) = nan;
+    if (p.loss) p.loss(row) = nan;
+    if (!p.gradient.data) return;
+    char* entry = p.gradient.data + row / p.inner * p.gradient.outer_stride + row % p.inner * p.gradient.inner_stride;
+    for (std::int64_t j = 0; j < p.classes; ++j, entry += p.gradient.class_stride) {
+        if (p.gradient.dtype == DType::float64) *reinterpret_cast<double*>(entry) = nan;
+        else *reinterpret_cast<float*>(entry) = float(nan);
+    }
+}
+
 void compute(const Call& call) {
     OrdinaryArithmetic ordinary;
-    enum { logits_, class_bias_, class_mask_, indices_, index_weight_, dense_, class_weight_, target_sum_, valid_, upstream_, row_weight_ };
-    Array logits = call.argument(logits_), indices = call.argument(indices_), valid = call.argument(valid_), losses = call.result(0);
+    enum { logits_, class_bias_, class_mask_, indices_, index_weight_, dense_, class_weight_, target_sum_, valid_, upstream_, row_weight_, statistics_ };
+    Array logits = call.argument(logits_), indices = call.argument(indices_), valid = call.argument(valid_);
     if (logits.rank != 3) throw std::invalid_argument("expected logits (outer, classes, inner)");
     Doubles class_bias(call.argument(class_bias_)), index_weight(call.argument(index_weight_)), class_weight(call.argument(class_weight_)),
         target_sum(call.argument(target_sum_)), upstream(call.argument(upstream_)), row_weight(call.argument(row_weight_));
@@ -202,20 +253,44 @@ void compute(const Call& call) {
     p.focal_gamma = call.number("focal_gamma");
     if (valid) p.valid = {reinterpret_cast<const bool*>(valid.data), sizeof(bool), 0};
     p.upstream = upstream.per_row();
-    if (call.has_result(1)) {
-        Array gradient = call.result(1);
-        ask_for_huge_pages(gradient.data, gradient.size * gradient.item());
-        p.gradient = cube(gradient);
-    }
     p.threads = int(call.integer("threads"));
 
-    bool in_double = losses.dtype == DType::float64, adds_up = call.flag("adds_up");
-    if (!losses || (adds_up ? p.rows % losses.size != 0 : losses.size != p.rows)) throw std::invalid_argument("another number of losses than rows");
-    std::unique_ptr<double[]> own(in_double && !adds_up ? nullptr : new double[p.rows]);
-    p.loss = {own ? own.get() : reinterpret_cast<double*>(losses.data), sizeof(double), 0};
+    Numbers losses, masses;
+    bool adds_up = false;
+    std::istringstream names(call.text("gives"));
+    std::string name;
+    for (std::int64_t i = 0; names >> name; ++i) {
+        Array result = call.result(i);
+        if (name == "loss" || name == "total") {
+            adds_up = name == "total";
+            if (!result || (adds_up ? p.rows % result.size != 0 : result.size != p.rows)) throw std::invalid_argument("another number of losses than rows");
+            p.loss = losses.place(result, p.rows, !adds_up);
+        } else if (name == "mass") {
+            if (result.size != p.rows) throw std::invalid_argument("another number of masses than rows");
+            p.dense_mass = masses.place(result, p.rows, true);
+        } else if (name == "gradient") {
+            ask_for_huge_pages(result.data, result.size * result.item());
+            p.gradient = cube(result);
+        } else if (name == "statistics") {
+            set_statistics(p, result);
+        } else {
+            throw std::invalid_argument("no result " + name);
+        }
+    }
+    if (Array kept = call.argument(statistics_)) {
+        set_statistics(p, kept);
+        p.given = true;
+        for (std::int64_t i = 0; i < p.rows; ++i) p.given &= p.ties(i) != 0;
+        if (!p.given) p.maximum = p.ties = p.others = p.target_logit = {};
+    }
+    // What nobody could refuse before: the kernel finds what is negative or NaN, and an infinite entry has an infinite mass.
+    if (p.dense.data && !p.dense_mass) p.dense_mass = masses.own(p.rows);
     compute_rows(p, call.text("instruction_set"));
-    if (adds_up) add_up(p, row_weight.per_row(), losses);
-    else if (!in_double) std::copy_n(own.get(), p.rows, reinterpret_cast<float*>(losses.data));
+    for (std::int64_t i = 0; i < p.rows && p.dense_mass; ++i)
+        if (!(p.dense_mass(i) <= std::numeric_limits<double>::max())) set_undefined(p, i);
+    if (adds_up) add_up(p, row_weight.per_row(), losses.result());
+    else losses.deliver();
+    masses.deliver();
 }
 
 Error* error(const CallFrame& frame, const char* message, std::int32_t code) {

@@ -215,3 +215,89 @@ def test_second_derivatives_in_a_loop():
         return (xe.cross_entropy(x, labels, reduction="none") ** 2).sum()
 
     close(jax.jit(jax.hessian(looped))(x), jax.jit(jax.hessian(plain))(x), 1e-5)
+
+
+# -- what comes after the losses ---------------------------------------------------------------------------------------
+
+
+LATER = {
+    "plain": {},
+    "weights and ignored rows": {"class_weight": RNG.random(70).astype(np.float32), "ignore_index": 3},
+    "temperature and z-loss": {"temperature": 1.7, "z_loss": 0.01},
+    "soft-cap, mask and focal": {"softcap": 5.0, "class_mask": np.arange(70) % 7 != 6, "focal_gamma": 1.5},
+}
+WIDE = np.concatenate([RNG.normal(0, 4, (8, 70)), np.eye(8, 70) * 40]).astype(np.float32)
+WIDE_LABELS = np.concatenate([np.arange(8) % 6, np.arange(8) % 6])
+FACTORS = np.linspace(0, 3, 16).astype(np.float32)
+
+
+@needs_core
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("name", LATER)
+def test_a_mean_of_ones_own_has_the_gradient_of_one_call(monkeypatch, name, dtype):
+    """Of the statistics that the losses left; of small logits the gradient itself is kept."""
+    loss = functools.partial(xe.cross_entropy, target=WIDE_LABELS, reduction="none", **LATER[name])
+    with jax.enable_x64(dtype == np.float64):
+        x = jnp.asarray(WIDE.astype(dtype))
+        slope = jax.jit(lambda x: xe.cross_entropy_value_and_grad(x, WIDE_LABELS, row_weight=FACTORS, reduction="none",
+                                                                  **LATER[name])[1])(x)  # fmt: skip
+        for small in (0, x.size):
+            monkeypatch.setattr(derivatives, "SMALL", small)
+            # A function of its own each time: compiled ones are kept.
+            total = jax.value_and_grad(lambda x: (loss(x) * FACTORS).sum())
+            assert ("statistics" in text(total, x)) == (small == 0)
+            ulp = float(jnp.finfo(x.dtype).eps)
+            error = np.abs(np.asarray(jax.jit(total)(x)[1], float) - np.asarray(slope, float))
+            assert (error <= 4 * ulp * np.abs(np.asarray(slope, float)) + 1e-38).all()
+
+
+@needs_core
+def test_statistics_that_no_core_left_are_not_used():
+    c = xe.libraries.jax.losses.Rows.of(jnp.asarray(WIDE), WIDE_LABELS, xe.options.LossOptions()).coefficients
+    kept = core.ask(("loss", "statistics"), WIDE, c)[1]
+    expected = core.ask(("gradient",), WIDE, c, FACTORS)[0]
+    for statistics in (kept, jnp.zeros_like(kept)):
+        np.testing.assert_array_equal(core.ask(("gradient",), WIDE, c, FACTORS, None, statistics)[0], expected)
+
+
+@pytest.mark.parametrize("small", [0, 1 << 18])
+def test_an_undefined_row_leaks_into_no_other(monkeypatch, small):
+    monkeypatch.setattr(derivatives, "SMALL", small)
+    labels, counts = jnp.asarray(WIDE_LABELS).at[2].set(99), jnp.arange(16) != 2
+    total = lambda x, t: jnp.where(counts, xe.cross_entropy(x, t, reduction="none"), 0.0).sum()  # noqa: E731
+    gradient = np.asarray(jax.jit(jax.grad(total))(WIDE, labels))
+    assert np.isnan(gradient).all(axis=1).tolist() == (~np.asarray(counts)).tolist()
+    assert np.isfinite(np.delete(gradient, 2, axis=0)).all()
+
+
+SHARES = RNG.random(LOGITS.shape).astype(np.float32)
+
+
+@needs_core
+def test_a_soft_target_is_read_once_for_its_loss():
+    program = text(lambda x, t: xe.cross_entropy(x, t), LOGITS, SHARES)
+    assert program.count("custom_call @crossentropy_rows") == 1
+    assert "is_finite" not in program  # nor looked at before
+    both = text(jax.value_and_grad(lambda x, t: xe.cross_entropy(x, t)), LOGITS, SHARES)
+    assert both.count("custom_call @crossentropy_rows") == 2  # its mass has to be known before the gradient
+
+
+@pytest.mark.parametrize("kernel", ["", "generic"])
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+def test_a_traced_target_that_is_none_makes_its_row_nan(monkeypatch, bad, kernel):
+    monkeypatch.setenv("CROSSENTROPY_KERNEL", kernel)
+    target, weight = SHARES.copy(), np.array([1, 2, 0, 1, 1, 1], np.float32)
+    target[1, 2] = target[2, 2] = bad  # the second does not count
+
+    def each(x, t, reduction="none"):
+        return xe.cross_entropy(x, t, row_weight=weight, reduction=reduction)
+
+    losses = np.asarray(jax.jit(each)(LOGITS, target))
+    assert np.isnan(losses).tolist() == [False, True, False, False, False, False]
+    close(losses[3:], each(LOGITS, SHARES)[3:])
+    slope = np.asarray(jax.jit(jax.grad(lambda x, t: each(x, t).sum()))(LOGITS, target))
+    assert np.isnan(slope).all(axis=1).tolist() == np.isnan(losses).tolist()
+    assert np.isfinite(slope[[0, 2, 3, 4, 5]]).all()
+    value, gradient = jax.jit(jax.value_and_grad(lambda x, t: each(x, t, "mean")))(LOGITS, target)
+    assert np.isnan(value)
+    assert np.isnan(gradient[1]).all()

@@ -21,7 +21,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 from crossentropy import reduction
-from crossentropy.arrays import REDUCED, dtype_name
+from crossentropy.arrays import REDUCED, dtype_name, is_boolean, is_floating, outside, values_known
 from crossentropy.kernels import generic, native
 from crossentropy.kernels.xla.labels import is_plain, label_gradients, label_losses
 from crossentropy.kernels.xla.namespace import namespace as xp
@@ -74,6 +74,11 @@ def like(rows: Any, logits: Any) -> Any:
     return jnp.moveaxis(jnp.reshape(rows, (outer, inner, classes)), -1, 1)
 
 
+def by_class(numbers: Any, logits: Any) -> Any:
+    """(rows,) numbers in the shape of the logits, but for an extent of 1 in place of the classes."""
+    return jnp.reshape(numbers, (logits.shape[0], 1, *logits.shape[2:]))
+
+
 def compute(
     logits: Any, c: RowCoefficients, upstream: Any = None, row_weight: Any = None, *, adds_up: bool = False
 ) -> tuple[Any, Any]:
@@ -82,19 +87,43 @@ def compute(
     ``upstream`` is a number or (rows,). The gradient has the shape of the logits; both are in the working precision.
     ``adds_up``: in place of the losses the sum of row_weight x loss, a number.
     """
+    loss = "total" if adds_up else "loss"
+    gives = (loss,) if upstream is None else (loss, "gradient")
+    found = ask(gives, logits, c, upstream, row_weight)
+    return found[0], found[1] if len(found) > 1 else None
+
+
+def ask(
+    gives: tuple[str, ...],
+    logits: Any,
+    c: RowCoefficients,
+    upstream: Any = None,
+    row_weight: Any = None,
+    statistics: Any = None,
+) -> list[Any]:
+    """What ``gives`` names, of all rows (``native/xla_rows.hpp`` says what that is); "total" is one number.
+
+    "statistics" are for a later call that is given them; XLA's form computes anew.
+    """
     c, name = dataclasses.replace(c, target_mass=None), native.kernel_name()
     arguments = logits, c, upstream, row_weight
-    totals: tuple[int, ...] | None = () if adds_up else None
     if not logits.size or any(map(is_divided, jax.tree.leaves(arguments))):
-        found = xla_form(*arguments, totals=totals)
-    elif (
-        name == "generic" and totals is not None
-    ):  # rows that are known not to count leave no trace in the bits of this sum
-        losses, *gradient = one_call(logits, c, upstream, None, totals=None, kernel=name)
-        found = [added_up(losses, c, row_weight, totals), *gradient]
-    else:
-        found = one_call(*arguments, totals=totals, kernel=name)
-    return found[0], found[1] if len(found) > 1 else None
+        return xla_form(*arguments, totals=(), gives=gives)
+    if name == "generic" and "total" in gives:
+        # rows that are known not to count leave no trace in the bits of this sum
+        each = tuple("loss" if what == "total" else what for what in gives)
+        losses, *others = one_call(logits, c, upstream, None, None, totals=(), gives=each, kernel=name)
+        return [added_up(losses, c, row_weight, ()), *others]
+    return one_call(*arguments, statistics, totals=(), gives=gives, kernel=name)
+
+
+def keeps_statistics(c: RowCoefficients, classes: int) -> bool:
+    """Is it worth it to keep what one call finds of each row for the gradient that a later one computes?
+
+    Of up to 32 classes the core computes everything faster than it would be read.
+    """
+    is_of_labels = c.inputs == "logits" and c.indices is not None and c.dense is None and not c.label_smoothing
+    return is_of_labels and classes > 32 and native.kernel_name() != "generic"
 
 
 def is_divided(array: Any) -> bool:
@@ -105,24 +134,51 @@ def is_divided(array: Any) -> bool:
     return bool(varying) or any(part is not None for part in spec)
 
 
-def xla_form(logits: Any, c: RowCoefficients, upstream: Any, row_weight: Any, *, totals: Any) -> list[Any]:
-    rows, work = as_rows(logits), result_dtype(logits)
+def xla_form(
+    logits: Any, c: RowCoefficients, upstream: Any, row_weight: Any, _: Any = None, *, totals: Any, gives: Any
+) -> list[Any]:
+    rows, work, found = as_rows(logits), result_dtype(logits), {}
+    if "mass" in gives:
+        found["mass"] = plain_mass(c, work)
+    if "statistics" in gives:
+        found["statistics"] = jnp.zeros(kept_shape(rows.shape[0], c), np.uint32)
+    if set(gives) <= set(found):
+        return [found[what] for what in gives]
     if is_plain(c):
         rows = rows.astype(work)
-        losses = label_losses(rows, c)
+        found["loss"] = label_losses(rows, c)
     else:
+        c = with_undefined(c)
         statistics = generic.row_statistics(xp, rows, c, work)
-        losses = row_loss(xp, statistics, c)
-    value = losses if totals is None else added_up(losses, c, row_weight, totals)
-    if upstream is None:
-        return [value]
-    if is_plain(c):
-        factor = jnp.asarray(upstream, work)
-        factor = factor[:, None] if factor.ndim else factor
-        gradient = jnp.where(factor == 0, 0.0, factor * label_gradients(rows, c))
-    else:
-        gradient = generic.row_gradient(xp, rows, c, statistics, upstream, work)
-    return [value, like(gradient, logits)]
+        found["loss"] = row_loss(xp, statistics, c)
+    if "total" in gives:
+        found["total"] = added_up(found["loss"], c, row_weight, totals)
+    if "gradient" in gives:
+        if is_plain(c):
+            factor = jnp.asarray(upstream, work)
+            factor = factor[:, None] if factor.ndim else factor
+            gradient = jnp.where(factor == 0, 0.0, factor * label_gradients(rows, c))
+        else:
+            gradient = generic.row_gradient(xp, rows, c, statistics, upstream, work)
+        found["gradient"] = like(gradient, logits)
+    return [found[what] for what in gives]
+
+
+def with_undefined(c: RowCoefficients) -> RowCoefficients:
+    """NaN in place of entries of a soft target that are negative or infinite, which nobody could refuse before."""
+    if c.dense is None or is_boolean(c.dense) or values_known(c.dense):
+        return c
+    dense = c.dense if is_floating(c.dense) else c.dense.astype(xp.float64)
+    return dataclasses.replace(c, dense=jnp.where(outside(xp, c.dense), jnp.nan, dense))
+
+
+def plain_mass(c: RowCoefficients, work: Any) -> Any:
+    """(rows,) sum_j class_weight_j dense_j; NaN where an entry of the row cannot be one."""
+    return xp.sum(generic.dense_target(xp, with_undefined(c), work)[1], axis=-1)
+
+
+def kept_shape(rows: int, c: RowCoefficients) -> tuple[int, int]:
+    return rows, 2 * (3 + c.indices.shape[-1])
 
 
 def added_up(losses: Any, c: RowCoefficients, row_weight: Any, totals: tuple[int, ...]) -> Any:
@@ -133,11 +189,21 @@ def added_up(losses: Any, c: RowCoefficients, row_weight: Any, totals: tuple[int
     return jnp.reshape(xp.sum(jnp.reshape(weighted, (math.prod(totals), -1)), axis=-1), totals)
 
 
-@functools.partial(jax.jit, static_argnames=("totals", "kernel"), inline=True)
-def one_call(logits: Any, c: RowCoefficients, upstream: Any, row_weight: Any, *, totals: Any, kernel: str) -> list[Any]:
-    """``totals``: the shape of the sums, or None for the losses themselves."""
-    leaves, tree = jax.tree.flatten((logits, c, upstream, row_weight))
-    return primitive.bind(*leaves, tree=tree, totals=totals, kernel=kernel)
+@functools.partial(jax.jit, static_argnames=("totals", "gives", "kernel"), inline=True)
+def one_call(
+    logits: Any,
+    c: RowCoefficients,
+    upstream: Any,
+    row_weight: Any,
+    statistics: Any,
+    *,
+    totals: tuple[int, ...],
+    gives: tuple[str, ...],
+    kernel: str,
+) -> list[Any]:
+    """``totals``: the shape of "total"."""
+    leaves, tree = jax.tree.flatten((logits, c, upstream, row_weight, statistics))
+    return primitive.bind(*leaves, tree=tree, totals=totals, gives=gives, kernel=kernel)
 
 
 primitive = Primitive(TARGET)
@@ -145,33 +211,38 @@ primitive.multiple_results = True
 
 
 @primitive.def_impl
-def without_compiler(*leaves: Any, tree: Any, totals: Any, kernel: str) -> list[Any]:
+def without_compiler(*leaves: Any, tree: Any, totals: Any, gives: Any, kernel: str) -> list[Any]:
     """XLA's form of the same arguments; reached one by one where ``jax.disable_jit`` is on."""
-    return xla_form(*tree.unflatten(leaves), totals=totals)
+    return xla_form(*tree.unflatten(leaves), totals=totals, gives=gives)
 
 
 @primitive.def_abstract_eval
-def results(*leaves: Any, tree: Any, totals: Any, kernel: str) -> list[Any]:
-    logits, _, upstream, _ = tree.unflatten(leaves)
-    work = result_dtype(logits)
-    losses = jax.core.ShapedArray((logits.size // logits.shape[1],) if totals is None else totals, work)
-    return [losses] if upstream is None else [losses, jax.core.ShapedArray(logits.shape, work)]
+def results(*leaves: Any, tree: Any, totals: Any, gives: Any, kernel: str) -> list[Any]:
+    logits, c, *_ = tree.unflatten(leaves)
+    return [jax.core.ShapedArray(*shape_of(what, logits, c, totals)) for what in gives]
 
 
-def call(*leaves: Any, tree: Any, totals: Any, kernel: str) -> list[Any]:
+def shape_of(what: str, logits: Any, c: RowCoefficients, totals: Any) -> tuple[tuple[int, ...], Any]:
+    """Shape and dtype of one of the results."""
+    rows, work = logits.size // logits.shape[1], result_dtype(logits)
+    if what == "statistics":
+        return kept_shape(rows, c), np.dtype(np.uint32)
+    return {"gradient": logits.shape, "total": totals}.get(what, (rows,)), work
+
+
+def call(*leaves: Any, tree: Any, totals: Any, gives: Any, kernel: str) -> list[Any]:
     """The custom call: see native/xla_rows.hpp."""
-    logits, c, upstream, row_weight = tree.unflatten(leaves)
+    logits, c, upstream, row_weight, statistics = tree.unflatten(leaves)
     work = result_dtype(logits)
     cube = logits if logits.ndim == 3 else logits[:, :, None]
     spread = c.target_sum if c.label_smoothing and jnp.ndim(c.target_sum) and c.dense is None else None
     arrays = [c.class_bias, c.class_mask, c.indices, c.index_weight, c.dense, c.class_weight, spread, c.valid]
     arrays = [a if a is None or a.dtype in TAKEN else a.astype(work) for a in (*arrays, upstream, row_weight)]
-    shapes = [(cube.size // cube.shape[1],) if totals is None else totals, cube.shape]
-    results = [jax.ShapeDtypeStruct(shape, work) for shape in shapes[: 1 if upstream is None else 2]]
-    found = jax.ffi.ffi_call(TARGET, results)(
+    shapes = [shape_of(what, cube, c, totals) for what in gives]
+    found = jax.ffi.ffi_call(TARGET, [jax.ShapeDtypeStruct(*shape) for shape in shapes])(
         cube,
-        *(jnp.zeros(0, work) if a is None else a for a in arrays),
-        adds_up=totals is not None,
+        *(jnp.zeros(0, work) if a is None else a for a in (*arrays, statistics)),
+        gives=" ".join(gives),
         has_softmax=c.inputs == "logits",
         are_probabilities=c.inputs == "probs",
         temperature=np.float64(c.temperature),
@@ -183,7 +254,9 @@ def call(*leaves: Any, tree: Any, totals: Any, kernel: str) -> list[Any]:
         threads=np.int64(native.EVERY_CORE),
         instruction_set=kernel,
     )
-    return [found[0], *(jnp.reshape(gradient, logits.shape) for gradient in found[1:])]
+    return [
+        jnp.reshape(part, logits.shape) if what == "gradient" else part for what, part in zip(gives, found, strict=True)
+    ]
 
 
 def lower_for_cpu(context: Any, *leaves: Any, **params: Any) -> Any:
@@ -206,7 +279,7 @@ mlir.register_lowering(primitive, mlir.lower_fun(without_compiler, multiple_resu
 mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
 
 
-def batched(leaves: Any, axes: Any, *, tree: Any, totals: Any, kernel: str) -> tuple[list[Any], list[int]]:
+def batched(leaves: Any, axes: Any, *, tree: Any, totals: Any, gives: Any, kernel: str) -> tuple[list[Any], list[int]]:
     """A batch of problems is one with more rows, where each has logits of its own and shares what is by class."""
     size = next(leaf.shape[axis] for leaf, axis in zip(leaves, axes, strict=True) if axis is not None)
     leaves = [
@@ -214,12 +287,12 @@ def batched(leaves: Any, axes: Any, *, tree: Any, totals: Any, kernel: str) -> t
         for leaf, axis in zip(leaves, axes, strict=True)
     ]
     is_batched = [axis is not None for axis in axes]
-    logits, c, upstream, row_weight = tree.unflatten(leaves)
-    flag, flags, upstream_flag, weight_flag = tree.unflatten(is_batched)
+    logits, c, upstream, row_weight, statistics = tree.unflatten(leaves)
+    flag, flags, upstream_flag, weight_flag, statistics_flag = tree.unflatten(is_batched)
     if not flag or flags.class_weight or flags.class_bias:
 
         def single(*own: Any) -> list[Any]:
-            return xla_form(*tree.unflatten(own), totals=totals)
+            return xla_form(*tree.unflatten(own), totals=totals, gives=gives)
 
         found = jax.vmap(single, [0 if b else None for b in is_batched])(*leaves)
         return found, [0] * len(found)
@@ -244,11 +317,14 @@ def batched(leaves: Any, axes: Any, *, tree: Any, totals: Any, kernel: str) -> t
         dataclasses.replace(c, **parts),
         joined(upstream, upstream_flag, 1),
         joined(row_weight, weight_flag, 1),
-        totals=None if totals is None else (size, *totals),
+        joined(statistics, statistics_flag, 2),
+        totals=(size, *totals),
+        gives=gives,
         kernel=kernel,
     )
-    shapes = [(size, rows) if totals is None else (size, *totals), logits.shape]
-    return [jnp.reshape(part, shape) for part, shape in zip(found, shapes, strict=False)], [0] * len(found)
+    one = jax.ShapeDtypeStruct(logits.shape[1:], logits.dtype)
+    shapes = [shape_of(what, one, c, totals)[0] for what in gives]
+    return [jnp.reshape(part, (size, *shape)) for part, shape in zip(found, shapes, strict=True)], [0] * len(found)
 
 
 batching.primitive_batchers[primitive] = batched

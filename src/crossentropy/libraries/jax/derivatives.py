@@ -19,6 +19,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from crossentropy import reduction
+from crossentropy.arrays import values_known
 from crossentropy.binary_loss import BinaryCoefficients
 from crossentropy.kernels import generic
 from crossentropy.kernels.xla.namespace import namespace as xp
@@ -27,7 +28,7 @@ from crossentropy.row_loss import RowCoefficients
 
 # What is the same for every call of a compiled function, and what is an array (or None).
 STATIC = ["inputs", "temperature", "softcap", "label_smoothing", "focal_gamma", "z_loss", "dense_scale"]
-STATIC += ["reduction", "unit"]
+STATIC += ["reduction", "unit", "by_mass"]
 
 
 def register(of: type) -> type:
@@ -49,6 +50,13 @@ class Factors:
     unit: str = "nats"
     row_weight: Any = None
     denominator: Any = 1.0
+    by_mass: bool = False  # divide by the weights of a soft target, which the kernel adds up: see ``with_mass``
+
+    def with_mass(self, mass: Any, valid: Any) -> Factors:
+        """Divided by the sum of row_weight x mass, (rows,), over the rows that count."""
+        counts = mass if self.row_weight is None else self.row_weight * mass
+        total = xp.sum(counts if valid is None else jnp.where(valid, counts, 0.0))
+        return dataclasses.replace(self, denominator=finite(total), by_mass=False)
 
     def value(self, losses: Any, valid: Any) -> Any:
         """(rows,) for "none", else a number."""
@@ -67,6 +75,15 @@ class Factors:
         return jnp.asarray(reduction.upstream(xp, self, self.row_weight, self.denominator), work)
 
 
+def finite(total: Any) -> Any:
+    """A denominator that overflowed: an error, or NaN where it cannot be read."""
+    if isinstance(total, jax.Array) and total.ndim == 0:
+        if values_known(total):
+            reduction.finite(float(total))
+        return jnp.where(jnp.isinf(total), jnp.nan, total)
+    return total
+
+
 class Loss:
     """One loss: ``value(logits, c, factors)`` and ``value_and_gradient``, which can be differentiated.
 
@@ -75,7 +92,8 @@ class Loss:
       whose own derivative to c and upstream is right.
     * ``second(logits, c, upstream, v)``: upstream x Hessian x v.
     * ``by_row`` adds up what belongs to a row.
-    * ``slopes(logits, c, v)``: by_row(derivative x v) where what comes from above is to go into the kernel.
+    * ``slopes(logits, c)``: the losses, and v -> by_row(derivative x v), where what comes from above is to go into the
+      kernel.
     """
 
     def __init__(
@@ -100,6 +118,7 @@ class Loss:
         return self.plain(logits, c, factors.upstream(core.result_dtype(logits)))[1]
 
     def value_rule(self, primals: Any, tangents: Any) -> Any:
+        primals, tangents = divided_by_mass(primals, tangents)
         directions, (logits, c, factors) = directions_of(primals, tangents), primals
         if not directions:
             value = self.value(*primals)
@@ -108,11 +127,13 @@ class Loss:
             value, gradient = self.value_and_gradient(*primals)
             each = [self.by_row(gradient * v) for v in directions]
         else:  # what multiplies each row is not known before its losses are used
-            value, upstream = self.value(*primals), factors.upstream(core.result_dtype(logits))
-            each = [upstream * self.slopes(logits, c, v) for v in directions]
+            losses, slopes = self.slopes(logits, c)
+            value, upstream = factors.value(losses, c.valid), factors.upstream(core.result_dtype(logits))
+            each = [upstream * slopes(v) for v in directions]
         return value, self.value_tangent(value, each, primals, tangents)
 
     def gradient_rule(self, primals: Any, tangents: Any) -> Any:
+        primals, tangents = divided_by_mass(primals, tangents)
         logits, c, factors = primals
         value, gradient = self.value_and_gradient(*primals)
         directions = directions_of(primals, tangents)
@@ -177,7 +198,27 @@ def along(function: Callable, primals: Any, tangents: Any) -> list[Any]:
     return [jax.jvp(moved, (here,), ([getattr(tangents[1 + i], name) for i, name in names],))[1]]
 
 
+def divided_by_mass(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    """The same problem with its denominator as a number, for the rules that need it before anything is divided."""
+    (logits, c, factors), (change, changes, factors_change) = primals, tangents
+    if not getattr(factors, "by_mass", False):
+        return primals, tangents
+
+    def denominator(logits: Any, c: RowCoefficients, factors: Factors) -> Any:
+        return factors.with_mass(core.plain_mass(c, core.result_dtype(logits)), c.valid).denominator
+
+    moved = along(denominator, primals, tangents)
+    factors = factors.with_mass(core.ask(("mass",), logits, c)[0], c.valid)
+    factors_change = dataclasses.replace(factors_change, denominator=moved[0] if moved else None, by_mass=False)
+    return (logits, c, factors), (change, changes, factors_change)
+
+
 def row_kernel(logits: Any, c: RowCoefficients, factors: Factors, *, wants_gradient: bool) -> tuple[Any, Any]:
+    if factors.by_mass and not wants_gradient:  # one read of the target
+        total, mass = core.ask(("total", "mass"), logits, c, None, factors.row_weight)
+        return factors.with_mass(mass, c.valid).value_of_total(total), None
+    if factors.by_mass:
+        factors = factors.with_mass(core.ask(("mass",), logits, c)[0], c.valid)
     upstream = factors.upstream(core.result_dtype(logits)) if wants_gradient else None
     if factors.adds_up:
         total, gradient = core.compute(logits, c, upstream, factors.row_weight, adds_up=True)
@@ -187,11 +228,12 @@ def row_kernel(logits: Any, c: RowCoefficients, factors: Factors, *, wants_gradi
 
 
 def plain_rows(logits: Any, c: RowCoefficients, upstream: Any) -> list[Any]:
-    return core.xla_form(logits, c, upstream, None, totals=None)
+    gives = ("loss",) if upstream is None else ("loss", "gradient")
+    return core.xla_form(logits, c, upstream, None, totals=(), gives=gives)
 
 
 def row_hessian_vector(logits: Any, c: RowCoefficients, upstream: Any, v: Any) -> Any:
-    rows, work = core.as_rows(logits), core.result_dtype(logits)
+    rows, work, c = core.as_rows(logits), core.result_dtype(logits), core.with_undefined(c)
     statistics = generic.row_statistics(xp, rows, c, work)
     return core.like(generic.row_hessian_vector(xp, rows, c, statistics, core.as_rows(v), upstream, work), logits)
 
@@ -216,16 +258,39 @@ def like(upstream: Any, logits: Any) -> Any:
     return jnp.reshape(upstream, logits.shape) if jnp.ndim(upstream) else upstream
 
 
-def row_slopes(logits: Any, c: RowCoefficients, v: Any) -> Any:
-    """(rows,): the losses' derivative along v. Its transpose is one call of the kernel, with a factor for each row."""
-    leaves, tree = jax.tree.flatten((logits, c))
-    if any(map(core.is_divided, (v, *leaves))):
-        return explicit_slopes(v, *leaves, tree=tree)
-    return slopes.bind(v, *leaves, tree=tree)
+SMALL = 1 << 18  # logits
+
+
+def row_slopes(logits: Any, c: RowCoefficients) -> tuple[Any, Callable[[Any], Any]]:
+    """(rows,) losses and v -> (rows,) their derivative along v.
+
+    Its transpose is one call of the kernel, with a factor for each row. What the first call found of the rows is kept
+    for it where that is worth it: the second then needs one exponential of each logit and no sum. The gradient itself
+    is kept while it is small enough to stay in a cache: there the second call cost more than the multiplication. (Of
+    logits it is finite where it is defined; that of a probability 0 is not, and 0 times it would be NaN.)
+    """
+    statistics = gradient = None
+    if logits.size <= SMALL and c.inputs == "logits":
+        losses, gradient = rows.value_and_gradient(logits, c, Factors())
+    elif core.keeps_statistics(c, logits.shape[1]):
+        losses, statistics = core.ask(("loss", "statistics"), logits, c)
+    else:
+        losses = rows.value(logits, c, Factors())
+    leaves, tree = jax.tree.flatten((logits, c, statistics, gradient))
+
+    def along(v: Any) -> Any:
+        if any(map(core.is_divided, (v, *leaves))):
+            return explicit_slopes(v, *leaves, tree=tree)
+        return slopes.bind(v, *leaves, tree=tree)
+
+    return losses, along
 
 
 def explicit_slopes(v: Any, *leaves: Any, tree: Any) -> Any:
-    return rows.by_row(rows.value_and_gradient(*tree.unflatten(leaves), Factors())[1] * v)
+    logits, c, _, gradient = tree.unflatten(leaves)
+    if gradient is None:
+        gradient = rows.value_and_gradient(logits, c, Factors())[1]
+    return rows.by_row(gradient * v)
 
 
 def slopes_rule(primals: Any, tangents: Any, *, tree: Any) -> tuple[Any, Any]:
@@ -235,8 +300,30 @@ def slopes_rule(primals: Any, tangents: Any, *, tree: Any) -> tuple[Any, Any]:
 
 
 def slopes_transposed(from_above: Any, v: Any, *leaves: Any, tree: Any) -> list[Any]:
-    gradient = rows.value_and_gradient(*tree.unflatten(leaves), Factors(row_weight=from_above))[1]
+    logits, c, statistics, kept = tree.unflatten(leaves)
+    if kept is not None:
+        gradient = core.by_class(from_above, kept) * kept
+    elif statistics is None:
+        gradient = rows.value_and_gradient(logits, c, Factors(row_weight=from_above))[1]
+    else:
+        gradient = later_gradient(logits, c, from_above, statistics)
     return [gradient, *(None for _ in leaves)]
+
+
+@jax.custom_jvp
+def later_gradient(logits: Any, c: RowCoefficients, upstream: Any, statistics: Any) -> Any:
+    """upstream (rows,) x derivative, of the statistics that the losses left."""
+    return core.ask(("gradient",), logits, c, upstream, None, statistics)[0]
+
+
+def later_gradient_rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (logits, c, upstream, _), (change, changes, upstream_change, _) = primals, tangents
+    factors, factors_change = Factors(row_weight=upstream), Factors(row_weight=upstream_change, denominator=None)
+    (_, gradient), (_, tangent) = rows.gradient_rule((logits, c, factors), (change, changes, factors_change))
+    return gradient, tangent
+
+
+later_gradient.defjvp(later_gradient_rule, symbolic_zeros=True)
 
 
 slopes = Primitive("crossentropy_slopes")
@@ -259,23 +346,34 @@ rows = Loss(row_kernel, plain_rows, row_hessian_vector, by_row, row_slopes)
 elements = Loss(element_kernel, element_form, element_curvature, lambda t: jnp.reshape(t, (-1,)))
 
 
-def rows_rule(primals: Any, tangents: Any, *, tree: Any, totals: Any, kernel: str) -> Any:
+def rows_rule(primals: Any, tangents: Any, *, tree: Any, totals: Any, gives: Any, kernel: str) -> Any:
     """For the call itself: JAX drops a ``custom_jvp`` when it splits a loop into what is known and what is linear."""
-    logits, c, upstream, row_weight = tree.unflatten(primals)
-    change, changes, upstream_change, weight_change = tree.unflatten(tangents)
-    value, tangent = rows.value_rule((logits, c, Factors()), (change, changes, Factors(denominator=None)))
-    if totals is not None:
+    logits, c, upstream, row_weight, _ = tree.unflatten(primals)
+    change, changes, upstream_change, weight_change, _ = tree.unflatten(tangents)
+    given, given_changes = (logits, c, Factors()), (change, changes, Factors(denominator=None))
+    found: dict[str, tuple[Any, Any]] = {}
+    if "loss" in gives or "total" in gives:
+        found["loss"] = losses, losses_change = rows.value_rule(given, given_changes)
+    if "total" in gives:
         weights, weight_changes = ([], []) if row_weight is None else ([row_weight], [weight_change])
-        value, tangent = jax.jvp(
+        found["total"] = jax.jvp(
             lambda losses, *weight: core.added_up(losses, c, weight[0] if weight else None, totals),
-            (value, *weights),
-            (tangent, *map(ad.instantiate_zeros, weight_changes)),
+            (losses, *weights),
+            (losses_change, *map(ad.instantiate_zeros, weight_changes)),
         )
-    if upstream is None:
-        return [value], [tangent]
-    factors, factors_change = Factors(row_weight=upstream), Factors(row_weight=upstream_change, denominator=None)
-    (_, gradient), (_, slope) = rows.gradient_rule((logits, c, factors), (change, changes, factors_change))
-    return [value, gradient], [tangent, slope]
+    if "gradient" in gives:
+        factors, factors_change = Factors(row_weight=upstream), Factors(row_weight=upstream_change, denominator=None)
+        (_, gradient), (_, slope) = rows.gradient_rule((logits, c, factors), (change, changes, factors_change))
+        found["gradient"] = gradient, slope
+    if "mass" in gives:
+        mass = core.ask(("mass",), logits, c)[0]
+        moved = along(lambda logits, c, _: core.plain_mass(c, mass.dtype), given, given_changes)
+        found["mass"] = mass, moved[0] if moved else jnp.zeros_like(mass)
+    if "statistics" in gives:
+        kept = core.ask(("statistics",), logits, c)[0]
+        found["statistics"] = kept, ad.Zero.from_primal_value(kept)
+    values, slopes_ = zip(*(found[what] for what in gives), strict=True)
+    return list(values), list(slopes_)
 
 
 ad.primitive_jvps[core.primitive] = rows_rule

@@ -218,7 +218,7 @@ def problem(
 
 def factors(rows: Rows) -> Any:
     """What each row counts in the value, (rows,)."""
-    return jnp.broadcast_to(rows.factors().upstream(rows.logits.dtype), (rows.layout.count,))
+    return jnp.broadcast_to(rows.upstream(), (rows.layout.count,))
 
 
 def linear_cross_entropy(features: Any, weight: Any, target: Any, bias: Any, options: LinearOptions) -> Any:

@@ -32,7 +32,7 @@ from crossentropy.kernels import generic
 from crossentropy.kernels.xla.namespace import namespace as xp
 from crossentropy.libraries.jax import core, derivatives
 from crossentropy.libraries.jax.core import result_dtype
-from crossentropy.libraries.jax.derivatives import Factors
+from crossentropy.libraries.jax.derivatives import Factors, finite
 from crossentropy.options import BinaryOptions, LossOptions
 from crossentropy.row_coefficients import check_dense_target, check_probabilities, row_coefficients
 from crossentropy.row_loss import RowCoefficients, log_sum
@@ -163,8 +163,6 @@ class Rows:
             target = arguments.target(as_array, target)
             if is_sparse(target):
                 target = (target[0], undefined_where(outside, target[1]))
-            elif tuple(target.shape) == layout.shape:
-                target = undefined_where(outside, target)
         coefficients, row_weight = row_coefficients(xp, target, layout, options, result_dtype(logits))
         check_dense_target(xp, coefficients, layout)
         return cls(logits, layout, coefficients, row_weight, options)
@@ -178,10 +176,16 @@ class Rows:
         return dataclasses.replace(unread, logits=no_probability(given, unread.options.inputs))
 
     def factors(self) -> Factors:
-        c, mass, work = self.coefficients, self.coefficients.target_mass, result_dtype(self.logits)
-        if c.dense is not None and self.options.reduction == "mean":
-            mass = xp.sum(generic.dense_target(xp, c, work)[1], axis=-1)
-        return factors_of(self.options, self.layout.row_shape, self.row_weight, c.valid, mass, work)
+        c, work, options = self.coefficients, result_dtype(self.logits), self.options
+        by_weight = isinstance(options.normalizer, str) and options.normalizer == "weight"
+        if c.dense is not None and options.reduction == "mean" and by_weight:
+            return Factors(options.reduction, options.unit, self.row_weight, by_mass=True)
+        return factors_of(options, self.layout.row_shape, self.row_weight, c.valid, c.target_mass, work)
+
+    def upstream(self) -> Any:
+        """What each row counts in the value, a number or (rows,)."""
+        c, work, factors = self.coefficients, result_dtype(self.logits), self.factors()
+        return (factors.with_mass(core.plain_mass(c, work), c.valid) if factors.by_mass else factors).upstream(work)
 
     def value(self, value: Any) -> Any:
         """In the shape and dtype of the result."""
@@ -212,15 +216,6 @@ def factors_of(options: Any, shape: tuple[int, ...], row_weight: Any, valid: Any
     return Factors(options.reduction, options.unit, row_weight, finite(total))
 
 
-def finite(total: Any) -> Any:
-    """A denominator that overflowed: an error, or NaN where it cannot be read."""
-    if isinstance(total, jax.Array) and total.ndim == 0:
-        if values_known(total):
-            reduction.finite(float(total))
-        return jnp.where(jnp.isinf(total), jnp.nan, total)
-    return total
-
-
 def refuse_output(out: Any) -> None:
     if out is not None:
         raise TypeError("out: JAX arrays cannot be written to; use the gradient that is returned")
@@ -243,7 +238,7 @@ def cross_entropy_hvp(logits: Any, target: Any, vector: Any, options: LossOption
     if vector.shape != logits.shape:
         raise ValueError(f"vector must have the shape of logits, {logits.shape}, got {vector.shape}")
     rows = Rows.of(logits, target, options)
-    upstream = rows.factors().upstream(result_dtype(logits))
+    upstream = rows.upstream()
     vector = in_place(rows.layout, vector)
     return rows.gradient(derivatives.row_hessian_vector(rows.logits, rows.coefficients, upstream, vector))
 
