@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import cases as catalogue
 from benchmarks import linear
-from benchmarks.contenders import OTHERS, arithmetic, ours, ours_on_jax, ours_on_tensors
+from benchmarks.contenders import OTHERS, arithmetic, ours, ours_on_jax, ours_on_tensors, plain
 from benchmarks.timing import bandwidth_calls, interleaved
 from crossentropy.kernels import native
 
@@ -55,6 +55,7 @@ def measure(case: catalogue.Case, threads: int, seconds: float, only_jax: bool =
     machine = bandwidth_calls(1 << 26 if seconds < 1 else 1 << 28) if case.bytes >= 1 << 22 else {}
     if machine and case.kind == "labels" and case.logits.ndim == 2 and not case.options:
         machine |= arithmetic(case, threads)
+    machine |= plain(case, threads)
     named = {" | ".join(key): call for key, call in calls.items()} | machine
     taken = interleaved(named, seconds)
     return {
@@ -65,9 +66,9 @@ def measure(case: catalogue.Case, threads: int, seconds: float, only_jax: bool =
         "elements": case.logits.size,
         "threads": threads,
         "seconds": {name: value for name, value in taken.items() if name not in machine},
-        "read_bytes_per_second": (1 << 26 if seconds < 1 else 1 << 28) / taken["read"] if machine else None,
-        "copy_bytes_per_second": (1 << 26 if seconds < 1 else 1 << 28) / taken["copy"] if machine else None,
-        "arithmetic": taken.get("arithmetic"),
+        "read_bytes_per_second": (1 << 26 if seconds < 1 else 1 << 28) / taken["read"] if "read" in taken else None,
+        "copy_bytes_per_second": (1 << 26 if seconds < 1 else 1 << 28) / taken["copy"] if "copy" in taken else None,
+        **{name: taken[name] for name in ("arithmetic", "plain value", "plain gradient into out=") if name in taken},
     }
 
 
@@ -86,9 +87,10 @@ def rows_of(result: dict[str, Any]) -> list[list[str]]:
         share = f"{result['bytes'] / mine / bandwidth:.0%}" if bandwidth else ""
         time = f"{mine * 1e3:.3f}"
         per_element = f"{mine / result['elements'] * 1e9:.2f}"
-        alone = f"{result['arithmetic'] / mine:.0%}" if result["arithmetic"] and what == "value" else ""
+        alone = f"{result['arithmetic'] / mine:.0%}" if "arithmetic" in result and what == "value" else ""
+        over_plain = f"{mine / result[f'plain {what}']:.2f}" if f"plain {what}" in result else ""
         head = [result["suite"], result["case"], str(result["threads"]), what, time, per_element]
-        lines.append([*head, *others, share, alone])
+        lines.append([*head, *others, share, alone, over_plain])
     return lines
 
 
@@ -108,6 +110,7 @@ HEAD = [
     *(f"{who} / ours" for who in OTHERS),
     "of bandwidth",
     "of arithmetic",
+    "ours / plain",
 ]
 
 
@@ -142,7 +145,8 @@ tensors and JAX's arrays are made beforehand. The gradient of PyTorch, and ours 
 out= it is value and gradient in one. "of bandwidth": bytes of the logits per second over what the machine reads (value)
 or copies (gradient) with one thread, measured in the same seconds. A high load average means that others were at work:
 times and shares then say little, ratios a little more. "of arithmetic": the time of the same value of one row, repeated
-without a copy so that it never leaves the cache, over the time of the value.
+without a copy so that it never leaves the cache, over the time of the value. "ours / plain": the time of the row over
+that of the same logits with class labels and no option.
 
 """
 

@@ -43,6 +43,18 @@ def arithmetic(case: Case, threads: int) -> dict[str, Call]:
     return {"arithmetic": lambda: xe.cross_entropy(x, case.target, num_threads=threads)}
 
 
+def plain(case: Case, threads: int) -> dict[str, Call]:
+    """Ours of the same logits with class labels and no option: what an option or a soft target costs."""
+    if case.kind not in ("labels", "soft") or (case.kind == "labels" and not case.options):
+        return {}
+    x, y = case.logits, np.random.default_rng(1).integers(0, case.logits.shape[1], len(case.logits))
+    out = np.empty_like(x)
+    return {
+        "plain value": lambda: xe.cross_entropy(x, y, num_threads=threads),
+        "plain gradient into out=": lambda: xe.cross_entropy_value_and_grad(x, y, out=out, num_threads=threads),
+    }
+
+
 def tensor(array: np.ndarray) -> Any:
     import torch
 
