@@ -141,7 +141,8 @@ struct RowGroup {
             Few na = get(a.ties), nb = get(b.ties), sa = get(a.others), sb = get(b.others);
             // The losing block's maxima join its sum. Of nothing but -inf the sum is 0, or NaN if there is one among them.
             Few losing_a = select(a_empty, sa, (na + sa) * shift_a), losing_b = select(b_empty, sb, (nb + sb) * shift_b);
-            select(tie, na + nb, select(a_wins, na, nb)).store(a.ties + r);
+            // Without a softmax nothing is counted: one maximum of 0 stands for lse = 0 in every block.
+            select(tie, p.has_softmax ? na + nb : na, select(a_wins, na, nb)).store(a.ties + r);
             select(tie, sa + sb, select(a_wins, sa + losing_b, sb + losing_a)).store(a.others + r);
             m.store(a.maximum + r);
             if (p.entropy_sum) {

@@ -304,6 +304,32 @@ def test_a_wrong_entry_of_a_soft_target_is_found_in_the_one_read(reduction, wron
 
 
 @pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("classes", [100, 129, 2_049, 5_000, 140_000])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_probabilities_in_several_blocks_have_no_normalizer(dtype, classes, axis):
+    """Each block's log-sum is 0, and so is that of all of them."""
+    p = np.full((3, classes), 1 / classes, dtype)
+    exact, labels = -math.log(float(p[0, 0])), np.array([0, 1, classes - 1])
+    given = p if axis else np.ascontiguousarray(p.T)
+    for inputs, x in (("probs", given), ("log_probs", np.log(given))):
+        for target, options in ((labels, {}), (given, {}), (labels, {"label_smoothing": 0.1})):
+            value, gradient = xe.cross_entropy_value_and_grad(x, target, axis=axis, inputs=inputs, **options)
+            for found in (value, xe.cross_entropy(x, target, axis=axis, inputs=inputs, **options)):
+                assert math.isclose(found, exact, rel_tol=1e-5 if dtype == np.float32 else 1e-12)
+            share = gradient.sum(axis=axis, dtype=float) * (1 if inputs == "log_probs" else 1 / classes)
+            np.testing.assert_allclose(share, -1 / 3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [3, 200])
+def test_a_double_target_of_float_logits_is_checked_as_it_is(classes):
+    logits, target = np.zeros((2, classes), np.float32), np.full((2, classes), 1 / classes)
+    target[1, 2] = -1e-50
+    for reduction in ("mean", "sum", "none"):
+        with pytest.raises(ValueError, match=r"target\[1, 2\] = -1e-50"):
+            xe.cross_entropy(logits, target, reduction=reduction)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("classes", [129, 2_049, 70_000])
 @pytest.mark.parametrize("options", [{}, {"temperature": 2.0}, {"softcap": 30.0}])
 def test_nan_is_not_lost_among_classes_that_cannot_occur(options, classes, axis):

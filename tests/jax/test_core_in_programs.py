@@ -217,6 +217,19 @@ def test_second_derivatives_in_a_loop():
     close(jax.jit(jax.hessian(looped))(x), jax.jit(jax.hessian(plain))(x), 1e-5)
 
 
+@pytest.mark.parametrize("small", [0, derivatives.SMALL])
+def test_second_derivatives_of_ones_own_reduction(monkeypatch, small):
+    """Of few logits the gradient is kept, of more what was found of the rows."""
+    monkeypatch.setattr(derivatives, "SMALL", small)
+    x, labels = jnp.asarray(RNG.normal(size=(5, 40)), jnp.float32), jnp.arange(5)
+    v = jnp.asarray(RNG.normal(size=x.shape), jnp.float32)
+    squares = jax.grad(lambda x: jnp.sum(xe.cross_entropy(x, labels, reduction="none") ** 2))
+    p, t = jax.nn.softmax(x), jax.nn.one_hot(labels, 40)
+    along, losses = jnp.sum((p - t) * v, 1, keepdims=True), xe.cross_entropy(x, labels, reduction="none")[:, None]
+    product = 2 * ((p - t) * along + losses * (p * v - p * jnp.sum(p * v, 1, keepdims=True)))
+    close(jax.jit(lambda x: jax.jvp(squares, (x,), (v,))[1])(x), product, 1e-4)
+
+
 # -- what comes after the losses ---------------------------------------------------------------------------------------
 
 

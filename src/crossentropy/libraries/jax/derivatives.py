@@ -371,7 +371,7 @@ def rows_rule(primals: Any, tangents: Any, *, tree: Any, totals: Any, gives: Any
         found["mass"] = mass, moved[0] if moved else jnp.zeros_like(mass)
     if "statistics" in gives:
         kept = core.ask(("statistics",), logits, c)[0]
-        found["statistics"] = kept, ad.Zero.from_primal_value(kept)
+        found["statistics"] = kept, ad.Zero(jax.typeof(kept).to_tangent_aval())
     values, slopes_ = zip(*(found[what] for what in gives), strict=True)
     return list(values), list(slopes_)
 
