@@ -97,8 +97,12 @@ struct RowGroup {
         }
         group.skips_some = (p.valid || p.ignores_label) && std::find(group.skipped, group.skipped + rows, true) != group.skipped + rows;
         // Rows that are skipped or absent stand for z = (0): nothing overflows where the whole vector is computed.
-        Statistics& s = group.statistics;
-        for (int r = 0; r < max_rows; ++r) s.maximum[r] = 0, s.ties[r] = 1, s.others[r] = 0;
+        set_nothing(group.statistics, 0, max_rows, true);
+    }
+
+    // Rows [from, end) without a softmax: one maximum of 0, in the first of the blocks that merge, stands for lse = 0.
+    static void set_nothing(Statistics& s, int from, int end, bool is_first) {
+        for (int r = from; r < end; ++r) s.maximum[r] = 0, s.ties[r] = is_first, s.others[r] = 0;
     }
 
     template <class Label> void read_labels() {
@@ -141,8 +145,7 @@ struct RowGroup {
             Few na = get(a.ties), nb = get(b.ties), sa = get(a.others), sb = get(b.others);
             // The losing block's maxima join its sum. Of nothing but -inf the sum is 0, or NaN if there is one among them.
             Few losing_a = select(a_empty, sa, (na + sa) * shift_a), losing_b = select(b_empty, sb, (nb + sb) * shift_b);
-            // Without a softmax nothing is counted: one maximum of 0 stands for lse = 0 in every block.
-            select(tie, p.has_softmax ? na + nb : na, select(a_wins, na, nb)).store(a.ties + r);
+            select(tie, na + nb, select(a_wins, na, nb)).store(a.ties + r);
             select(tie, sa + sb, select(a_wins, sa + losing_b, sb + losing_a)).store(a.others + r);
             m.store(a.maximum + r);
             if (p.entropy_sum) {

@@ -221,7 +221,7 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     void block_statistics(std::int64_t index, int row, Statistics& s) {
         Block b = block_at(index, row);
         if (reads_target_only()) {
-            note_nothing(row, s);
+            set_nothing(index, row, s);
             b.z = {};
             return dense_statistics(b, row, T(0), T(0), s);
         }
@@ -237,7 +237,7 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
             }
             scale = exponentials(b, row, m, rest, s);
         } else {
-            note_nothing(row, s);
+            set_nothing(index, row, s);
         }
         Vector from = select(m == minus_infinity, Vector(T(0)), m);  // of -inf alone, sums are relative to 0: -inf
         if (p.entropy_sum) set(s.entropy_sum, row, tile_weighted(b.z, from, rest, Weights<T, Along>{b.powers}) * scale);
@@ -252,8 +252,8 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         find_labels(b, row);
     }
 
-    static void note_nothing(int row, Statistics& s) {
-        for (int r = Along ? row : 0; r < (Along ? row + 1 : lanes); ++r) s.maximum[r] = 0, s.ties[r] = 1, s.others[r] = 0;
+    static void set_nothing(std::int64_t index, int row, Statistics& s) {
+        Base::set_nothing(s, Along ? row : 0, Along ? row + 1 : lanes, index == 0);
     }
 
     // The next block comes from memory while this one is computed; the next row, where a row is one block.
@@ -389,7 +389,7 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         std::int64_t first = part * shape.part_blocks, end = std::min(shape.blocks, first + shape.part_blocks);
         if (reads_labels_only()) {
             if (part == 0) read_label_entries();
-            for (int r = 0; r < rows; ++r) total.maximum[r] = 0, total.ties[r] = 1, total.others[r] = 0;
+            Base::set_nothing(total, 0, rows, part == 0);
             return;
         }
         if (end == first + 1) return statistics_of_blocks(first, total);

@@ -74,6 +74,11 @@ def within(
     return _native.within(array.ravel(order="K"), low, high, ignored, nan)
 
 
+def reads_every_digit(target: Any, logits: Any) -> bool:
+    """Does the core see a soft target as it is? A double becomes a float beside float logits: -1e-50 becomes 0."""
+    return dtype_name(target) != "float64" or dtype_name(logits) == "float64"
+
+
 def core(logits: np.ndarray, layout: Layout, coefficients: RowCoefficients, num_threads: int | None) -> Core | None:
     """The core for one call; None where ``generic`` has to compute it."""
     instruction_set = "generic" if _native is None else forced()

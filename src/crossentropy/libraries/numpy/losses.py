@@ -68,10 +68,12 @@ class Rows:
     ) -> Rows:
         """Checked, but for a dense target in ``one_read`` with the losses, which are NaN where it is none."""
         rows = cls.unread(logits, target, options, summary=summary)
-        if rows.coefficients.dense is None and options.inputs == "logits":
+        dense = rows.coefficients.dense
+        if dense is None and options.inputs == "logits":
             return rows
         # Everything else that can raise does so before anything is written: `out` may be the logits themselves.
-        rows.looks_back = one_read and rows.reads_every_digit and not (gradient and gradient.replaces(logits))
+        is_read = one_read and rows.core is not None and dense is not None and native.reads_every_digit(dense, logits)
+        rows.looks_back = is_read and not (gradient and gradient.replaces(logits))
         if not rows.looks_back:
             rows.check_target()
         rows.check_inputs(every=summary)
@@ -89,12 +91,6 @@ class Rows:
         if coefficients.class_mask is not None:  # in C order, like everything that meets the logits
             coefficients = dataclasses.replace(coefficients, class_mask=np.ascontiguousarray(coefficients.class_mask))
         return cls(logits, layout, coefficients, row_weight, options)
-
-    @property
-    def reads_every_digit(self) -> bool:
-        """Does the core see a dense target as it is? A double becomes a float beside float logits, -1e-50 becomes 0."""
-        dense = self.coefficients.dense
-        return self.core is not None and (dense is None or dense.dtype != WORK or self.given.dtype == WORK)
 
     def check_target(self) -> None:
         """ValueError for an entry of a dense target that is none, in a row that counts."""

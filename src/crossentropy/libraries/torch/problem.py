@@ -154,9 +154,8 @@ def row_parts(
     if coefficients.dense is not None and options.reduction == "mean" and is_weight(options.normalizer):
         mass = dense_mass(xp, logits, layout, coefficients)
         is_read = options.inputs == "logits" and values_known(mass)
-        # A double beside float logits is rounded before it is added up: -1e-50 becomes 0.
-        is_whole = coefficients.dense.dtype != WORK or logits.dtype == WORK
-        is_good = is_read and is_whole and bool(xp.all(xp.isfinite(mass)))
+        is_read = is_read and native.reads_every_digit(coefficients.dense, logits)
+        is_good = is_read and bool(xp.all(xp.isfinite(mass)))
     if (coefficients.dense is not None or options.inputs != "logits") and values_known(logits) and not is_good:
         check_rows(logits, coefficients, layout, summary)
     divisor = reduction.denominator(
