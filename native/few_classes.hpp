@@ -1,6 +1,6 @@
 // Labels of a few classes: 32 rows in the lanes of float from the logits to the loss, for what a short row costs is what happens once
-// per row. The same formulas as group.hpp (row_loss.py derives them), without what makes these need double: nothing here cancels, and
-// every sum is of at most 32 terms of one sign.
+// per row. The same formulas as group.hpp (row_loss.py derives them), without what makes these need double: nothing here cancels,
+// sums are of one sign, and what rounding takes from them is kept.
 #pragma once
 
 #include "transfer.hpp"
@@ -12,7 +12,8 @@ struct FewClasses : Transfer<float, false> {
     using Transfer::Transfer;
     using Integer = Vector::Integer;
     using Doubles = Lanes<double, lanes>;
-    static constexpr std::int64_t most = 32;
+    static constexpr std::int64_t most = 128;
+    static_assert(most <= Shape<float, false>::block_classes, "the rows of a group are one block");
 
     // Class labels with their weights, a temperature, ignored rows; losses and gradient. Everything else is for `Kernel`.
     static bool takes(const Problem& p) {
@@ -90,13 +91,14 @@ private:
     template <Form form> void finish(const Tile<float>& z, const Block& b, const Origin<float, lanes, form>& origin) {
         const Vector zero = 0.0f, undefined_ = std::numeric_limits<float>::quiet_NaN();
         const Vector m = origin.m;
-        // Pairs, and what rounding takes from the sum of the pairs: 32 terms lose no more than two do.
-        Vector sum = zero, lost = zero, run = zero, ties = zero, found = undefined_, own = zero;
+        // Pairs, and what rounding takes from the sum of the pairs: 128 terms lose no more than two do.
+        Vector sum = zero, lost = zero, run = zero, found = undefined_, own = zero;
+        Integer tops = 0;
         for (std::int64_t j = 0; j < p.classes; ++j) {
             Vector x = z[j], power = exp_relative(x, origin);
             if (p.gradient.data) power.store(w.powers + j * lanes);
             Integer is_top = x == m, is_own = label == Integer(std::int32_t(j));
-            ties = ties + select(is_top, Vector(1.0f), zero);
+            tops = tops - is_top;
             run = run + select(is_top, zero, power);
             found = select(is_own, x, found);
             own = select(is_own, power, own);
@@ -106,7 +108,7 @@ private:
             sum = next, run = zero;
         }
         Vector scale_lost;
-        const Vector scale = origin.own_scale(scale_lost), total = sum + (run + lost), others = fma(total, scale, total * scale_lost);
+        const Vector ties = convert<float>(tops), scale = origin.own_scale(scale_lost), total = sum + (run + lost), others = fma(total, scale, total * scale_lost);
         Vector distance = m - found;
         if constexpr (form == Form::scaled)  // a class that cannot occur is infinitely far at any temperature
             distance = select(distance < std::numeric_limits<float>::infinity(), fma(distance, Vector(origin.by.low), distance * origin.by.high), distance);
