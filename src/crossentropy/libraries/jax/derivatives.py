@@ -258,7 +258,9 @@ def like(upstream: Any, logits: Any) -> Any:
     return jnp.reshape(upstream, logits.shape) if jnp.ndim(upstream) else upstream
 
 
-SMALL = 1 << 18  # logits
+# The gradient waits for what comes from above, where computing it twice costs more than multiplying it:
+SMALL = 1 << 18  # logits, which stay in a cache
+FEW = 8  # classes, whose rows cost more than their memory
 
 
 def row_slopes(logits: Any, c: RowCoefficients) -> tuple[Any, Callable[[Any], Any]]:
@@ -266,11 +268,11 @@ def row_slopes(logits: Any, c: RowCoefficients) -> tuple[Any, Callable[[Any], An
 
     Its transpose is one call of the kernel, with a factor for each row. What the first call found of the rows is kept
     for it where that is worth it: the second then needs one exponential of each logit and no sum. The gradient itself
-    is kept while it is small enough to stay in a cache: there the second call cost more than the multiplication. (Of
-    logits it is finite where it is defined; that of a probability 0 is not, and 0 times it would be NaN.)
+    is kept where it is ``SMALL`` or of ``FEW`` classes. (Of logits it is finite where it is defined; that of a
+    probability 0 is not, and 0 times it would be NaN.)
     """
     statistics = gradient = None
-    if logits.size <= SMALL and c.inputs == "logits":
+    if (logits.size <= SMALL or logits.shape[1] <= FEW) and c.inputs == "logits":
         losses, gradient = rows.value_and_gradient(logits, c, Factors())
     elif core.keeps_statistics(c, logits.shape[1]):
         losses, statistics = core.ask(("loss", "statistics"), logits, c)
