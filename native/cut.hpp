@@ -15,6 +15,12 @@ constexpr std::int64_t stream_bytes = 1 << 23;    // a gradient that will not be
 
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
+// Are the classes of a row closer together than the rows are?
+bool classes_together(const Problem& p) {
+    std::int64_t row_stride = p.inner == 1 ? p.logits.outer_stride : p.logits.inner_stride;
+    return row_stride == 0 || std::abs(p.logits.class_stride) <= std::abs(row_stride);
+}
+
 // How rows of T are cut. By the layout alone, never by the number of rows or threads: a row has the same bits in any company.
 template <class T, bool Along> struct Shape {
     static constexpr int lanes = width<T>;
@@ -36,7 +42,7 @@ template <class T, bool Along> struct Shape {
 
 // Scratch memory of one thread.
 template <class T, bool Along> struct Workspace {
-    T *z, *powers, *dense, *profile, *by_class, *mask, *slope, *gradient, *rows, *label_logit, *label_rest;
+    T *z, *powers, *dense, *profile, *by_class, *mask, *slope, *gradient, *rows, *dense_rows, *label_logit, *label_rest;
     T *z_rest, *bias, *bias_rest;  // where logits are pairs
     double *top, *scale;  // per block and row: e^(z - top) = power scale
 
@@ -59,6 +65,7 @@ template <class T, bool Along> struct Workspace {
         take(mask, p.mask.data ? block : 0);
         take(gradient, block);
         take(rows, block + shape.lanes);  // a square beyond the last row
+        take(dense_rows, !Along && p.dense.data ? block + shape.lanes : 0);
         if (!Along) take(label_logit, shape.lanes), take(label_rest, shape.lanes);
         bool pairs = pairs_logits(p);
         take(z_rest, pairs ? block : 0);

@@ -94,7 +94,9 @@ private:
         // Pairs, and what rounding takes from the sum of the pairs: 128 terms lose no more than two do.
         Vector sum = zero, lost = zero, run = zero, found = undefined_, own = zero;
         Integer tops = 0;
+        const char* next = next_group(p.logits);
         for (std::int64_t j = 0; j < p.classes; ++j) {
+            if (next) prefetch<float>(next, j);
             Vector x = z[j], power = exp_relative(x, origin);
             if (p.gradient.data) power.store(w.powers + j * lanes);
             Integer is_top = x == m, is_own = label == Integer(std::int32_t(j));

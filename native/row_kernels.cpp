@@ -171,6 +171,8 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     }
     // The masses of the target, and sum w t (z - m) where it is given z. A negative entry shows in all, whatever its weight is.
     void dense_statistics(const Block& b, int row, Vector m, Vector rest, Statistics& s) {
+        if constexpr (!Along)
+            if (sums_along_rows()) return dense_along_rows(b, m, s);
         load_dense(b, row);
         const char* next = next_place(p.dense, b, row);
         Real target_sum = 0.0, dot = 0.0, mass = 0.0;
@@ -182,6 +184,36 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         set(s.dense, row, dot);
         set(s.dense_mass, row, mass);
         set(s.target_sum, row, target_sum);
+    }
+
+    // Across, with two vectors of classes or more: the double sums of one row take fewer registers than those of all, and rows that
+    // stand where they are need not be turned. Whether they do changes no bit.
+    bool sums_along_rows() const {
+        return p.classes >= 2 * lanes && shape.blocks == 1 && classes_together(p) && !p.class_weight && !p.mask.data && !transforms();
+    }
+    bool stands_along(const Matrix& a) const { return a.dtype == own_dtype && a.class_stride == sizeof(T); }
+    void dense_along_rows(const Block& b, Vector m, Statistics& s) {
+        const std::int64_t vectors = (b.classes + lanes - 1) / lanes, last = b.classes - lanes, seen = vectors * lanes - b.classes;
+        const bool has_z = b.z.data, turns_z = has_z && !stands_along(p.logits), turns_t = !stands_along(p.dense);
+        if (turns_t || p.gradient.data) load_dense(b, 0);
+        if (turns_t) rows_of_classes(b.dense.data, b.classes, w.dense_rows);
+        if (turns_z) rows_of_classes(b.z.data, b.classes, w.rows);
+        T top[lanes], ends[lanes];
+        m.store(top);
+        for (int r = 0; r < lanes; ++r) {
+            double dot = 0, mass = 0;
+            if (r < rows && !group.skipped[r]) {
+                const T* t = turns_t ? w.dense_rows + r * b.classes : reinterpret_cast<const T*>(row_start(p.dense, r));
+                const T* z = turns_z ? w.rows + r * b.classes : has_z ? reinterpret_cast<const T*>(row_start(p.logits, r)) : nullptr;
+                // The last vector ends with the row: what it shares with the one before weighs nothing.
+                Vector::load(t + last).store(ends);
+                std::fill(ends, ends + seen, T(0));
+                const Tile<T> target{t, vectors, ends};
+                if (has_z) tile_dense<T, true>({z, vectors, z + last}, top[r], T(0), target, turns_t ? nullptr : row_start(p.dense, r + lanes), dot, mass);
+                else mass = tile_target_mass<T, true>(target, nullptr);
+            }
+            s.dense[r] = dot, s.dense_mass[r] = mass, s.target_sum[r] = mass;
+        }
     }
 
     Weights<T, Along> by_class() const {
@@ -256,8 +288,9 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         Base::set_nothing(s, Along ? row : 0, Along ? row + 1 : lanes, index == 0);
     }
 
-    // The next block comes from memory while this one is computed; the next row, where a row is one block.
+    // The next block comes from memory while this one is computed; the next row or group, where a row is one block.
     const char* next_place(const Matrix& a, const Block& b, int row) const {
+        if constexpr (!Along) return shape.blocks == 1 ? Base::next_group(a) : nullptr;
         bool last = b.first_class + b.classes == p.classes;
         if (!is_in_place(a) || (last && row + 1 >= rows)) return nullptr;
         return last ? row_start(a, row + 1) : row_start(a, row) + (b.first_class + b.classes) * a.class_stride;
@@ -567,10 +600,8 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
 
 // ---- entry points ---------------------------------------------------------------------------------------------------------
 
-// Along for long rows whose classes are closer together than the rows are.
-bool goes_along(const Problem& p) {
-    return p.classes > 128 && (p.inner == 1 || std::abs(p.logits.class_stride) <= std::abs(p.logits.inner_stride));
-}
+// Along for long rows.
+bool goes_along(const Problem& p) { return p.classes > 128 && classes_together(p); }
 template <class Body> auto dispatch(const Problem& p, Body body) {
     bool in_double = p.logits.dtype == DType::float64 || (transforms_logits(p) && !pairs_logits(p));
     if (goes_along(p)) return in_double ? body.template operator()<double, true>() : body.template operator()<float, true>();

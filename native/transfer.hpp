@@ -48,6 +48,12 @@ template <class T, bool Along> struct Transfer : RowGroup {
         return row_step(a) != 0 && std::abs(row_step(a)) <= std::abs(a.class_stride);
     }
 
+    // Across: where the next group's rows stand one after the other, to come from memory while this group is computed.
+    const char* next_group(const Matrix& a) const {
+        bool is_one_piece = a.dtype == own_dtype && p.inner == 1 && a.class_stride == sizeof(T) && a.outer_stride == p.classes * a.class_stride;
+        return is_one_piece ? row_start(a, lanes) : nullptr;
+    }
+
     // Elements of `a`, block b: one row's (Along) or all rows', as vectors, padded.
     void load(const Matrix& a, const Block& b, int row, T padding, T* to) {
         Reader<T> read = reader<T>(a.dtype);
