@@ -235,11 +235,11 @@ def test_second_derivatives_of_ones_own_reduction(monkeypatch, small):
 
 LATER = {
     "plain": {},
-    "weights and ignored rows": {"class_weight": RNG.random(70).astype(np.float32), "ignore_index": 3},
+    "weights and ignored rows": {"class_weight": RNG.random(140).astype(np.float32), "ignore_index": 3},
     "temperature and z-loss": {"temperature": 1.7, "z_loss": 0.01},
-    "soft-cap, mask and focal": {"softcap": 5.0, "class_mask": np.arange(70) % 7 != 6, "focal_gamma": 1.5},
+    "soft-cap, mask and focal": {"softcap": 5.0, "class_mask": np.arange(140) % 7 != 6, "focal_gamma": 1.5},
 }
-WIDE = np.concatenate([RNG.normal(0, 4, (8, 70)), np.eye(8, 70) * 40]).astype(np.float32)
+WIDE = np.concatenate([RNG.normal(0, 4, (8, 140)), np.eye(8, 140) * 40]).astype(np.float32)
 WIDE_LABELS = np.concatenate([np.arange(8) % 6, np.arange(8) % 6])
 FACTORS = np.linspace(0, 3, 16).astype(np.float32)
 
@@ -276,7 +276,7 @@ def test_statistics_that_no_core_left_are_not_used():
 @pytest.mark.parametrize("small", [0, 1 << 18])
 def test_an_undefined_row_leaks_into_no_other(monkeypatch, small):
     monkeypatch.setattr(derivatives, "SMALL", small)
-    labels, counts = jnp.asarray(WIDE_LABELS).at[2].set(99), jnp.arange(16) != 2
+    labels, counts = jnp.asarray(WIDE_LABELS).at[2].set(199), jnp.arange(16) != 2
     total = lambda x, t: jnp.where(counts, xe.cross_entropy(x, t, reduction="none"), 0.0).sum()  # noqa: E731
     gradient = np.asarray(jax.jit(jax.grad(total))(WIDE, labels))
     assert np.isnan(gradient).all(axis=1).tolist() == (~np.asarray(counts)).tolist()
