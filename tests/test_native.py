@@ -277,6 +277,34 @@ def test_the_mass_of_soft_targets(kernel, classes):
     assert math.isclose(xe.cross_entropy(logits, target, **options), total / mass, rel_tol=4e-16)
 
 
+@pytest.mark.parametrize("name", native.instruction_sets())
+@pytest.mark.parametrize("classes", [31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 200])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_a_soft_target_is_added_up_alike_wherever_its_rows_stand(kernel, name, dtype, classes):
+    kernel(name)
+    random = np.random.default_rng(classes)
+    logits = random.normal(0, 4, (75, classes)).astype(dtype)
+    target = np.where(random.random(logits.shape) < 0.3, 0, random.random(logits.shape)).astype(dtype)
+    weight = np.where(np.arange(75) % 7 == 3, 0.0, 1.0)
+    logits[0, 1], target[0, 1], logits[1, classes - 1], target[1, classes - 1] = -np.inf, 0, -np.inf, 0
+    logits[3, classes // 2], target[3, 0], target[10, classes - 1] = np.nan, np.nan, -1  # of rows that do not count
+    for options in ({}, {"row_weight": weight}):
+        rows = slice(None) if options else slice(11, None)
+        x, t, kept = logits[rows], target[rows], {k: v[rows] for k, v in options.items()}
+        losses = xe.cross_entropy(x, t, reduction="none", **kept)
+        assert np.isfinite(losses).all()
+        apart = [np.repeat(np.repeat(a, 2, axis=0), 3, axis=1)[::2, ::3] for a in (x, t)]
+        backwards = [np.ascontiguousarray(a[:, ::-1])[:, ::-1] for a in (x, t)]
+        for pair in ((x, apart[1]), (apart[0], t), apart, backwards):
+            assert same_bits([xe.cross_entropy(*pair, reduction="none", **kept)], [losses])
+            assert same_bits(both(*pair, **kept), both(x, t, **kept))
+        np.testing.assert_array_equal(both(x, t, **kept)[0], losses)
+        found = xe.cross_entropy(np.asfortranarray(x), np.asfortranarray(t), reduction="none", **kept)
+        np.testing.assert_allclose(found, losses, rtol=4 * np.finfo(losses.dtype).eps)
+        exact = xe.cross_entropy(x.astype(np.float64), t.astype(np.float64), reduction="none", **kept)
+        np.testing.assert_allclose(losses, exact, rtol=4 * np.finfo(losses.dtype).eps)
+
+
 @pytest.mark.parametrize("classes", [3, 100, 1_300, 70_000])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
 @pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf])
@@ -358,7 +386,7 @@ def test_a_mean_is_the_same_with_and_without_a_gradient(classes):
 
 
 @pytest.mark.parametrize("name", native.instruction_sets())
-@pytest.mark.parametrize("classes", [2, 3, 4, 10, 17, 32])
+@pytest.mark.parametrize("classes", [2, 3, 4, 10, 17, 32, 33, 100, 128])
 def test_few_classes_are_exact_in_float(kernel, name, classes):
     """Their rows are computed in float: many of them, beside float64, which the oracle holds to its own last digits."""
     kernel(name)
