@@ -299,6 +299,9 @@ def test_a_soft_target_is_added_up_alike_wherever_its_rows_stand(kernel, name, d
             assert same_bits([xe.cross_entropy(*pair, reduction="none", **kept)], [losses])
             assert same_bits(both(*pair, **kept), both(x, t, **kept))
         np.testing.assert_array_equal(both(x, t, **kept)[0], losses)
+        mass = t.astype(np.float64).sum(axis=1)[kept.get("row_weight", np.ones(len(t))) != 0].sum()
+        for mean in (xe.cross_entropy(x, t, **kept), xe.cross_entropy_value_and_grad(x, t, **kept)[0]):
+            np.testing.assert_allclose(mean, losses.sum(dtype=float) / mass, rtol=8 * np.finfo(losses.dtype).eps)
         found = xe.cross_entropy(np.asfortranarray(x), np.asfortranarray(t), reduction="none", **kept)
         np.testing.assert_allclose(found, losses, rtol=4 * np.finfo(losses.dtype).eps)
         exact = xe.cross_entropy(x.astype(np.float64), t.astype(np.float64), reduction="none", **kept)
