@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "running_sum.hpp"
@@ -32,16 +33,28 @@ template <class Label> struct Reader {
     // A negative label is a large number without its sign.
     bool is_class(Label label) const { return std::uint64_t(label) < std::uint64_t(p.classes); }
 
+    bool all_are_classes(const char* from, std::int64_t count) const {
+        using Bits = std::make_unsigned_t<Label>;
+        const Bits top = Bits(std::min<std::uint64_t>(p.classes - 1, std::numeric_limits<Label>::max()));
+        // Whose highest bit is set in neither label nor top - label; of labels without a sign that is asked of the comparison.
+        auto is_wrong = [&](Label label) {
+            if constexpr (std::numeric_limits<Label>::is_signed) return Bits(Bits(label) | Bits(top - Bits(label)));
+            else return Bits(label > top);
+        };
+        Bits found = 0;
+        if (p.labels.stride == sizeof(Label))
+            for (std::int64_t i = 0; i < count; ++i) found |= is_wrong(reinterpret_cast<const Label*>(from)[i]);
+        else
+            for (std::int64_t i = 0; i < count; ++i) found |= is_wrong(*reinterpret_cast<const Label*>(from + i * p.labels.stride));
+        return std::numeric_limits<Label>::is_signed ? !(found >> (8 * sizeof(Label) - 1)) : !found;
+    }
+
     struct Part { std::int64_t wrong = -1, counted = 0; };
     Part check(std::int64_t first, std::int64_t end) const {
         Part part;
         if (!p.row_weight && !(p.ignores_label && std::uint64_t(p.ignored_label) < std::uint64_t(p.classes))) {
             // The usual case: all are classes, and none of these is ignored.
-            std::uint64_t largest = 0;
-            const char* from = p.labels.data + first * p.labels.stride;
-            for (std::int64_t i = 0; i < end - first; ++i)
-                largest = std::max(largest, std::uint64_t(*reinterpret_cast<const Label*>(from + i * p.labels.stride)));
-            if (largest < std::uint64_t(p.classes)) return {-1, end - first};
+            if (all_are_classes(p.labels.data + first * p.labels.stride, end - first)) return {-1, end - first};
         }
         Label labels[chunk];
         bool counts[chunk];

@@ -166,6 +166,20 @@ def test_labels_are_read_as_they_are_given(dtype, step):
         xe.cross_entropy(logits, given)
 
 
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("classes", [1, 2, 127, 128, 129, 255, 256, 257, 40_000, 2**31 - 1, 2**31, 2**33])
+def test_every_label_is_compared_with_the_number_of_classes(dtype, classes):
+    scan, limits = native.label_scan(), np.iinfo(dtype)
+    values = {0, 1, 2, -1, -100, limits.min, limits.max, classes - 1, classes, classes + 1}
+    for value in (v for v in values if limits.min <= v <= limits.max):
+        for step in (1, 2):
+            labels = np.zeros(40 * step, dtype)[::step]
+            labels[7] = value
+            ignored = value == -100
+            expected = (40 - ignored, 40.0 - ignored) if ignored or 0 <= value < classes else None
+            assert scan(labels, classes, -100, None, None) == expected
+
+
 @pytest.mark.parametrize("inputs", ["probs", "log_probs"])
 def test_the_first_entry_out_of_range_is_named(inputs):
     """Among the entries that labels read, in the last of many threads' pieces; what no label reads may be anything."""
