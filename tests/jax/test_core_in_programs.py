@@ -230,6 +230,20 @@ def test_second_derivatives_of_ones_own_reduction(monkeypatch, small):
     close(jax.jit(lambda x: jax.jvp(squares, (x,), (v,))[1])(x), product, 1e-4)
 
 
+@pytest.mark.parametrize("classes", [3, 40, 140])
+@pytest.mark.parametrize("small", [0, 1 << 18])
+def test_a_mean_of_ones_own_moves_with_its_direction(monkeypatch, classes, small):
+    """Forward mode first: the direction is part of what is differentiated then."""
+    monkeypatch.setattr(derivatives, "SMALL", small)
+    x, v, u = jnp.asarray(RNG.normal(size=(3, 9, classes)), jnp.float32)
+    mean = lambda x: xe.cross_entropy(x, np.arange(9) % classes, reduction="none").mean()  # noqa: E731
+    p = jax.nn.softmax(x)
+    product = (p * v - p * jnp.sum(p * v, 1, keepdims=True)) / 9
+    slope = lambda x: jax.jvp(mean, (x,), (v,))[1]  # noqa: E731
+    close(jax.jit(jax.grad(slope))(x), product, 1e-4)
+    close(jax.jvp(slope, (x,), (u,))[1], jnp.sum(u * product), 1e-4)
+
+
 # -- what comes after the losses ---------------------------------------------------------------------------------------
 
 

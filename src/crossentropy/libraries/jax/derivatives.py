@@ -297,7 +297,8 @@ def explicit_slopes(v: Any, *leaves: Any, tree: Any) -> Any:
 
 def slopes_rule(primals: Any, tangents: Any, *, tree: Any) -> tuple[Any, Any]:
     if any(map(moves, tangents[1:])):
-        return jax.jvp(functools.partial(explicit_slopes, tree=tree), primals, map(ad.instantiate_zeros, tangents))
+        moved = tuple(map(ad.instantiate_zeros, tangents))
+        return jax.jvp(functools.partial(explicit_slopes, tree=tree), tuple(primals), moved)
     return slopes.bind(*primals, tree=tree), slopes.bind(tangents[0], *primals[1:], tree=tree)
 
 
