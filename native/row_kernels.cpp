@@ -8,8 +8,8 @@ namespace {
 template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     using Base = Transfer<T, Along>;
     using typename Base::Block, typename Base::Vector;
-    using Base::Base, Base::lanes, Base::minus_infinity, Base::own_dtype, Base::shape, Base::w, Base::p, Base::group, Base::rows;
-    using Base::first_row, Base::load, Base::write, Base::row_start, Base::streams, Base::gradient_is_plain, Base::has_dense;
+    using Base::Base, Base::lanes, Base::minus_infinity, Base::shape, Base::w, Base::p, Base::group, Base::rows;
+    using Base::first_row, Base::load, Base::write, Base::row_start, Base::streams, Base::is_plain, Base::has_dense;
     using LaneIndex = typename Vector::Integer;
     using Real = std::conditional_t<Along, double, Lanes<double, lanes>>;
     using Base::has_profile, Base::has_slope, Base::transforms, Base::pairs, Base::reads_labels_only, Base::reads_target_only, Base::finds_top;
@@ -35,7 +35,7 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         return b;
     }
 
-    bool is_in_place(const Matrix& a) const { return Along && a.dtype == own_dtype && a.class_stride == sizeof(T); }
+    bool is_in_place(const Matrix& a) const { return Along && is_plain(a); }
     const T* place(const Matrix& a, const Block& b, int row) const {
         return reinterpret_cast<const T*>(row_start(a, row)) + b.first_class;
     }
@@ -191,10 +191,9 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     bool sums_along_rows() const {
         return p.classes >= 2 * lanes && shape.blocks == 1 && classes_together(p) && !p.class_weight && !p.mask.data && !transforms();
     }
-    bool stands_along(const Matrix& a) const { return a.dtype == own_dtype && a.class_stride == sizeof(T); }
     void dense_along_rows(const Block& b, Vector m, Statistics& s) {
         const std::int64_t vectors = (b.classes + lanes - 1) / lanes, last = b.classes - lanes, seen = vectors * lanes - b.classes;
-        const bool has_z = b.z.data, turns_z = has_z && !stands_along(p.logits), turns_t = !stands_along(p.dense);
+        const bool has_z = b.z.data, turns_z = has_z && !is_plain(p.logits), turns_t = !is_plain(p.dense);
         if (turns_t || p.gradient.data) load_dense(b, 0);
         if (turns_t) rows_of_classes(b.dense.data, b.classes, w.dense_rows);
         if (turns_z) rows_of_classes(b.z.data, b.classes, w.rows);
@@ -472,7 +471,7 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         if (sizeof(T) == 4 && shape.blocks > 1) lift(b, row);
 
         Factors f = row_factors(index, row);
-        bool straight = Along && gradient_is_plain() && !streams();
+        bool straight = Along && is_plain(p.gradient) && !streams();
         T* to = straight ? reinterpret_cast<T*>(row_start(p.gradient, row)) + b.first_class : w.gradient;
         std::int64_t full = straight ? b.classes / lanes : b.vectors;
         LabelEntries<T> labels;

@@ -48,9 +48,12 @@ template <class T, bool Along> struct Transfer : RowGroup {
         return row_step(a) != 0 && std::abs(row_step(a)) <= std::abs(a.class_stride);
     }
 
+    // Are its rows runs of T, as the loops read and write them?
+    bool is_plain(const Matrix& a) const { return a.dtype == own_dtype && a.class_stride == sizeof(T); }
+
     // Across: where the next group's rows stand one after the other, to come from memory while this group is computed.
     const char* next_group(const Matrix& a) const {
-        bool is_one_piece = a.dtype == own_dtype && p.inner == 1 && a.class_stride == sizeof(T) && a.outer_stride == p.classes * a.class_stride;
+        bool is_one_piece = is_plain(a) && p.inner == 1 && a.outer_stride == p.classes * a.class_stride;
         return is_one_piece ? row_start(a, lanes) : nullptr;
     }
 
@@ -78,7 +81,7 @@ template <class T, bool Along> struct Transfer : RowGroup {
         const char* start = row_start(a, 0) + b.first_class * a.class_stride;
         std::int64_t step = row_step(a), row_bytes = b.classes * a.class_stride;
         // In place where every vector that reaches beyond its row stays within the array.
-        bool in_place = a.dtype == own_dtype && a.class_stride == sizeof(T) && step >= row_bytes && p.inner == 1 &&
+        bool in_place = is_plain(a) && step >= row_bytes && p.inner == 1 &&
                         p.rows - first_row >= lanes + Square<T>::side;
         if (in_place) return classes_of_rows(reinterpret_cast<const T*>(start), step / std::int64_t(sizeof(T)), b.classes, to);
         if (step && step == row_bytes) read(start, a.class_stride, rows * b.classes, w.rows);
@@ -93,7 +96,6 @@ template <class T, bool Along> struct Transfer : RowGroup {
         std::int64_t size = p.gradient.dtype == DType::float64 ? 8 : p.gradient.dtype == DType::float32 ? 4 : 2;
         return p.rows * p.classes * size >= stream_bytes;
     }
-    bool gradient_is_plain() const { return p.gradient.dtype == own_dtype && p.gradient.class_stride == sizeof(T); }
 
     void write(const Block& b, int row, const T* from) {
         const Matrix& g = p.gradient;
@@ -101,7 +103,7 @@ template <class T, bool Along> struct Transfer : RowGroup {
         std::int64_t offset = b.first_class * g.class_stride;
         if constexpr (Along) {
             char* to = row_start(g, row) + offset;
-            if (gradient_is_plain() && streams()) stream(from, to, b.classes * sizeof(T));
+            if (is_plain(g) && streams()) stream(from, to, b.classes * sizeof(T));
             else write(from, b.classes, to, g.class_stride);
         } else if (rows_together(g)) {
             char* start = row_start(g, 0) + offset;
@@ -109,7 +111,7 @@ template <class T, bool Along> struct Transfer : RowGroup {
         } else {
             rows_of_classes(from, b.classes, w.rows);
             char* start = row_start(g, 0) + offset;
-            if (gradient_is_plain() && streams() && row_step(g) == b.classes * std::int64_t(sizeof(T)))
+            if (is_plain(g) && streams() && row_step(g) == b.classes * std::int64_t(sizeof(T)))
                 stream(w.rows, start, rows * b.classes * sizeof(T));
             else if (row_step(g) && row_step(g) == b.classes * g.class_stride)
                 write(w.rows, rows * b.classes, start, g.class_stride);
