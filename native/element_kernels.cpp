@@ -10,28 +10,6 @@ namespace {
 
 constexpr std::int64_t block_elements = 2048;
 
-// e^x for x <= 0; 0 where the result would not be a normal number.
-template <class T> INLINE Wide<T> exp_below_one(Wide<T> x) {
-    using E = Exp<T>;
-    constexpr T ln2 = T(0.693147180559945309417), shift = E::round + E::bias;
-    x = larger(Wide<T>(-E::bias * ln2), x);
-    Wide<T> shifted = x * E::log2e + shift, k = shifted - shift;
-    Wide<T> r = (x - k * E::ln2_high) - k * E::ln2_low;
-    return exp_reduced(r) * as_real<T, width<T>>(shift_left(as_integer(shifted), E::mantissa));
-}
-
-// log(1 + u) for 0 <= u <= 1. In float: 2 atanh(s), s = u / (2 + u) <= 1/3, with 2^-26 of polynomial error.
-INLINE Wide<double> log1p_of_small(Wide<double> u) { return log1p(u); }
-INLINE Wide<float> log1p_of_small(Wide<float> u) {
-    constexpr float c[] = {0x1.555556p-2f, 0x1.9998cep-3f, 0x1.24ca56p-3f, 0x1.bc6ab6p-4f, 0x1.dc3ccap-4f};
-    constexpr int terms = sizeof c / sizeof *c;
-    Wide<float> s = u / (u + 2.0f), z = s * s;
-    Wide<float> p = c[terms - 1];
-    UNROLL for (int i = terms - 2; i >= 0; --i) p = fma(p, z, Wide<float>(c[i]));
-    s = s + s;
-    return s * z * p + s;
-}
-
 template <class T> struct Kernel {
     static constexpr int lanes = width<T>;
     static constexpr std::int64_t vectors = block_elements / lanes;
@@ -63,7 +41,7 @@ template <class T> struct Kernel {
             if (weighs) positive = positive * Vector::load(scratch + i * lanes);
             Vector size = larger(v, -v);
             size = select(v == v, size, v);
-            Vector decay = exp_below_one<T>(-size), tail = log1p_of_small(decay);
+            Vector decay = exp_below_one(-size), tail = log1p_below_one(decay);
             // softplus(-x) and softplus(x), each a sum of terms >= 0
             Vector miss = larger(-v, zero) + tail, alarm = larger(v, zero) + tail;
             Vector loss = select(positive == T(0), zero, positive * miss) + select(negative == T(0), zero, negative * alarm);

@@ -3,6 +3,8 @@
 // sums are of one sign, and what rounding takes from them is kept.
 #pragma once
 
+#include <bit>
+
 #include "transfer.hpp"
 
 namespace INSTRUCTION_SET {
@@ -30,6 +32,7 @@ struct FewClasses : Transfer<float, false> {
         std::fill(group.skipped, group.skipped + lanes, false);
         Block b{0, 0, p.classes, p.classes, {}, {}, nullptr, nullptr, {}};
         load(p.logits, b, 0, minus_infinity, w.z);
+        if (p.classes == 2) return finish_pair(b);
         const Tile<float> z{w.z, p.classes, w.z + (p.classes - 1) * lanes};
         Vector m = tile_maximum(z);
         if constexpr (has_fma)
@@ -76,10 +79,12 @@ private:
     }
     void read_long_labels() {
         std::int64_t given[lanes];
+        std::int32_t halves[2 * lanes];
         gather(given);
-        Lanes<std::int64_t, lanes> whole = Lanes<std::int64_t, lanes>::load(given);
-        Integer high = convert<std::int32_t>(shift_right(whole, 32));
-        label = convert<std::int32_t>(whole);
+        part_pairs(reinterpret_cast<const std::int32_t*>(given), halves);
+        constexpr bool low_first = std::endian::native == std::endian::little;
+        const Integer high = Integer::load(halves + (low_first ? lanes : 0));
+        label = Integer::load(halves + (low_first ? 0 : lanes));
         if (p.ignores_label) {
             Integer is_low = label == Integer(std::int32_t(p.ignored_label)), is_high = high == Integer(std::int32_t(p.ignored_label >> 32));
             counts = differs(is_low & is_high, Integer(-1));
@@ -128,6 +133,37 @@ private:
             Vector g = select(label == Integer(std::int32_t(j)), entry, Vector::load(w.powers + j * lanes) * chance);
             select(is_zero, zero, g * factor).store(w.gradient + j * lanes);
         }
+        write(b, 0, w.gradient);
+    }
+
+    // Two classes are a sigmoid of their difference v, other - own, with what its rounding took: loss = softplus(v), and the gradient
+    // is p of the other class, once with each sign.
+    void finish_pair(const Block& b) {
+        const Vector zero = 0.0f, undefined_ = std::numeric_limits<float>::quiet_NaN();
+        constexpr float infinite = std::numeric_limits<float>::infinity();
+        const Vector first = Vector::load(w.z), second = Vector::load(w.z + lanes), m = larger(first, second);
+        Integer is_first = label == Integer(0);
+        Vector own = select(is_first, first, select(label == Integer(1), second, undefined_)), other = select(is_first, second, first);
+        Vector v = other - own, back = v - other, lost = (other - (v - back)) - (own + back);
+        lost = select(larger(v, -v) < infinite, lost, zero);
+        if (scales()) {
+            const Scale<float> by(p.temperature);
+            // A class that cannot occur is infinitely far at any temperature.
+            Vector scaled = v * by.high, rest = fma(v, Vector(by.high), -scaled) + fma(v, Vector(by.low), lost * by.high);
+            lost = select(larger(scaled, -scaled) < infinite, rest, zero);
+            v = scaled;
+        }
+        Vector decay = exp_below_one(-larger(v, -v));
+        decay = decay - decay * select(v < zero, -lost, lost);
+        Vector loss = larger(v, zero) + log1p_below_one(decay);
+        Integer defined = (larger(m, -m) < infinite) & (v == v);
+        give_losses(select(defined, loss, undefined_));
+        if (!p.gradient.data) return;
+
+        Vector factor = select(counts, select(defined, row_factors(), undefined_), zero);
+        Vector chance = select(v < zero, decay, Vector(1.0f)) / (decay + 1.0f), g = select(factor == zero, zero, chance * factor);
+        select(is_first, zero - g, g).store(w.gradient);  // 0 and not -0 in a row that does not count
+        select(is_first, g, zero - g).store(w.gradient + lanes);
         write(b, 0, w.gradient);
     }
 

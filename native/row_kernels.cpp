@@ -623,7 +623,8 @@ Plan plan(const Problem& p) {
 
 void whole(const Problem& p, std::int64_t first, std::int64_t end, void* workspace, void* group_memory) {
     if (FewClasses::takes(p)) {
-        for (std::int64_t group = first; group < end; ++group) FewClasses(p, group, workspace, group_memory).compute();
+        FewClasses rows(p, first, workspace, group_memory);
+        for (std::int64_t group = first; group < end; ++group) rows.turn_to(group), rows.compute();
         return finish_streams();
     }
     dispatch(p, [&]<class T, bool Along>() {

@@ -28,6 +28,9 @@ template <class T, bool Along> struct Transfer : RowGroup {
     Transfer(const Problem& problem, std::int64_t index, void* workspace, void* group_memory)
         : RowGroup{problem, *static_cast<Group*>(group_memory), 0, 0}, shape(problem) {
         w.place(p, static_cast<char*>(workspace));
+        turn_to(index);
+    }
+    void turn_to(std::int64_t index) {
         first_row = index * shape.rows_per_group;
         rows = int(std::min(shape.rows_per_group, p.rows - first_row));
     }

@@ -49,8 +49,39 @@ template <class T> struct Square {
     }
 };
 
+// Rows of two classes, one after the other, are two vectors whose even and odd numbers part; and back.
+template <class T> INLINE void part_pairs(const T* from, T* to) {
+    constexpr int side = Square<T>::side;
+    using Row = typename Square<T>::Row;
+    using Index [[maybe_unused]] = typename Square<T>::Index;
+    UNROLL for (int r = 0; r < width<T>; r += side) {
+        Row a, b, even, odd;
+        std::memcpy(&a, from + 2 * r, sizeof a);
+        std::memcpy(&b, from + 2 * r + side, sizeof b);
+        if constexpr (side == 8) even = SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14), odd = SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+        else even = SHUFFLE(a, b, 0, 2, 4, 6), odd = SHUFFLE(a, b, 1, 3, 5, 7);
+        std::memcpy(to + r, &even, sizeof even);
+        std::memcpy(to + width<T> + r, &odd, sizeof odd);
+    }
+}
+template <class T> INLINE void join_pairs(const T* from, T* to) {
+    constexpr int side = Square<T>::side;
+    using Row = typename Square<T>::Row;
+    using Index [[maybe_unused]] = typename Square<T>::Index;
+    UNROLL for (int r = 0; r < width<T>; r += side) {
+        Row even, odd, a, b;
+        std::memcpy(&even, from + r, sizeof even);
+        std::memcpy(&odd, from + width<T> + r, sizeof odd);
+        if constexpr (side == 8) a = SHUFFLE(even, odd, 0, 8, 1, 9, 2, 10, 3, 11), b = SHUFFLE(even, odd, 4, 12, 5, 13, 6, 14, 7, 15);
+        else a = SHUFFLE(even, odd, 0, 4, 1, 5), b = SHUFFLE(even, odd, 2, 6, 3, 7);
+        std::memcpy(to + 2 * r, &a, sizeof a);
+        std::memcpy(to + 2 * r + side, &b, sizeof b);
+    }
+}
+
 // to[j width + r] = from[r step + j] for a vector of rows r. Reads up to a square's side beyond the last row.
 template <class T> INLINE void classes_of_rows(const T* from, std::int64_t step, std::int64_t classes, T* to) {
+    if (classes == 2 && step == 2) return part_pairs(from, to);
     constexpr int side = Square<T>::side;
     for (int r = 0; r < width<T>; r += side)
         for (std::int64_t j = 0; j < classes; j += side) {
@@ -66,6 +97,7 @@ template <class T> INLINE void classes_of_rows(const T* from, std::int64_t step,
 
 // The inverse, rows one after the other. Writes up to a square's side beyond the last row.
 template <class T> INLINE void rows_of_classes(const T* from, std::int64_t classes, T* to) {
+    if (classes == 2) return join_pairs(from, to);
     constexpr int side = Square<T>::side;
     for (int r = 0; r < width<T>; r += side)
         // From the last classes to the first: whatever a vector writes beyond its row is overwritten by the next one.

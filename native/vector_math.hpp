@@ -144,6 +144,16 @@ INLINE Lanes<T, N> exp_relative(Lanes<T, N> z, const Origin<T, N, form>& origin,
     return exp_reduced(r) * as_real<T, N>(shift_left(as_integer(shifted), E::mantissa));
 }
 
+// e^x for x <= 0, in numbers 2^headroom as large on the way, so that subnormal results are right; NaN for NaN.
+template <class T, int N> INLINE Lanes<T, N> exp_below_one(Lanes<T, N> x) {
+    using E = Exp<T>;
+    constexpr T ln2 = T(0.693147180559945309417), offset = E::bias + E::headroom, unit = sizeof(T) == 4 ? T(0x1p-40) : T(0x1p-200);
+    x = larger(Lanes<T, N>(-offset * ln2), x);
+    Lanes<T, N> shifted = fma(x, Lanes<T, N>(E::log2e), Lanes<T, N>(E::round + offset)), k = shifted - (E::round + offset);
+    Lanes<T, N> r = fma(k, Lanes<T, N>(-E::ln2_low), fma(k, Lanes<T, N>(-E::ln2_high), x));
+    return exp_reduced(r) * as_real<T, N>(shift_left(as_integer(shifted), E::mantissa)) * unit;
+}
+
 // round(x / ln 2)
 template <int N> INLINE Lanes<double, N> nearest_power(Lanes<double, N> x) {
     using E = Exp<double>;
@@ -272,6 +282,17 @@ template <int N> INLINE Lanes<double, N> log1p(Lanes<double, N> x) {
     Real lost = select(x < 1.0, x - (u - 1.0), 1.0 - (u - x));
     Real result = log_of(u, lost / u);
     return select(x < std::numeric_limits<double>::infinity(), result, x);
+}
+
+// log(1 + x) for 0 <= x <= 1. In float: 2 atanh(s), s = x / (2 + x) <= 1/3, with 2^-26 of polynomial error.
+template <int N> INLINE Lanes<double, N> log1p_below_one(Lanes<double, N> x) { return log1p(x); }
+template <int N> INLINE Lanes<float, N> log1p_below_one(Lanes<float, N> x) {
+    constexpr float c[] = {0x1.555556p-2f, 0x1.9998cep-3f, 0x1.24ca56p-3f, 0x1.bc6ab6p-4f, 0x1.dc3ccap-4f};
+    constexpr int terms = sizeof c / sizeof *c;
+    Lanes<float, N> s = x / (x + 2.0f), z = s * s, p = c[terms - 1];
+    UNROLL for (int i = terms - 2; i >= 0; --i) p = fma(p, z, Lanes<float, N>(c[i]));
+    s = s + s;
+    return s * z * p + s;
 }
 
 }  // namespace INSTRUCTION_SET
