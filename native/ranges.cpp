@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <limits>
+#include <vector>
 
 #include "schedule.hpp"
 #include "threads.hpp"
@@ -51,22 +52,41 @@ template <class T> std::int64_t count(const Elements& numbers, std::int64_t size
     return is_wrong ? -1 : ignored.load();
 }
 
+template <class Label> void read_labels(const char* from, std::int64_t stride, std::int64_t count, std::int64_t* to) {
+    for (std::int64_t i = 0; i < count; ++i) to[i] = std::int64_t(*reinterpret_cast<const Label*>(from + i * stride));
+}
+void read_labels(const Matrix& labels, std::int64_t first, std::int64_t end, std::int64_t* to) {
+    std::int64_t stride = labels.outer_stride, count = end - first;
+    const char* from = labels.data + first * stride;
+    switch (labels.dtype) {
+        case DType::int64: return read_labels<std::int64_t>(from, stride, count, to);
+        case DType::int32: return read_labels<std::int32_t>(from, stride, count, to);
+        case DType::int16: return read_labels<std::int16_t>(from, stride, count, to);
+        case DType::int8: return read_labels<std::int8_t>(from, stride, count, to);
+        case DType::uint64: return read_labels<std::uint64_t>(from, stride, count, to);
+        case DType::uint32: return read_labels<std::uint32_t>(from, stride, count, to);
+        case DType::uint16: return read_labels<std::uint16_t>(from, stride, count, to);
+        default: return read_labels<std::uint8_t>(from, stride, count, to);
+    }
+}
+
 // The entries at the labels lie in as many cache lines, and mostly pages: those of rows to come are asked for early.
-template <class T, class Label> bool gather(const Problem& p, const Range& range, double* values) {
+template <class T> bool gather(const Problem& p, const Range& range, double* values) {
     constexpr std::int64_t ahead = 24;
     std::int64_t pieces = (p.rows + chunk - 1) / chunk;
     std::atomic<bool> is_wrong{false};
     parallel_for(pieces, workers_for(double(p.rows) * 20, p.threads, pieces), [&](std::int64_t piece, int) {
-        std::int64_t end = std::min(p.rows, (piece + 1) * chunk);
-        auto label_of = [&](std::int64_t row) { return std::int64_t(*reinterpret_cast<const Label*>(p.indices.data + row * p.indices.outer_stride)); };
+        std::int64_t first = piece * chunk, end = std::min(p.rows, first + chunk);
+        std::vector<std::int64_t> labels(end - first);
+        read_labels(p.indices, first, end, labels.data());
         auto address = [&](std::int64_t row, std::int64_t label) {
             std::int64_t outer = p.inner == 1 ? row : row / p.inner, inner = p.inner == 1 ? 0 : row % p.inner;
             return p.logits.data + outer * p.logits.outer_stride + inner * p.logits.inner_stride + label * p.logits.class_stride;
         };
         int wrong = 0;
-        for (std::int64_t row = piece * chunk; row < end; ++row) {
-            if (row + ahead < end) __builtin_prefetch(address(row + ahead, std::int64_t(std::min(std::uint64_t(label_of(row + ahead)), std::uint64_t(p.classes - 1)))));
-            std::int64_t label = label_of(row);
+        for (std::int64_t row = first; row < end; ++row) {
+            std::int64_t label = labels[row - first];
+            if (row + ahead < end) __builtin_prefetch(address(row + ahead, std::int64_t(std::min(std::uint64_t(labels[row - first + ahead]), std::uint64_t(p.classes - 1)))));
             values[row] = 1;
             // A row that does not count stands for nothing; one that row_weight leaves out is looked at by who reports.
             if (std::uint64_t(label) >= std::uint64_t(p.classes) || (p.ignores_label && label == p.ignored_label)) continue;
@@ -77,18 +97,6 @@ template <class T, class Label> bool gather(const Problem& p, const Range& range
         if (wrong) is_wrong = true;
     });
     return !is_wrong;
-}
-template <class T> bool gather(const Problem& p, const Range& range, double* values) {
-    switch (p.indices.dtype) {
-        case DType::int64: return gather<T, std::int64_t>(p, range, values);
-        case DType::int32: return gather<T, std::int32_t>(p, range, values);
-        case DType::int16: return gather<T, std::int16_t>(p, range, values);
-        case DType::int8: return gather<T, std::int8_t>(p, range, values);
-        case DType::uint64: return gather<T, std::uint64_t>(p, range, values);
-        case DType::uint32: return gather<T, std::uint32_t>(p, range, values);
-        case DType::uint16: return gather<T, std::uint16_t>(p, range, values);
-        default: return gather<T, std::uint8_t>(p, range, values);
-    }
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "elements.hpp"
+#include "half.hpp"
 #include "score_problem.hpp"
 #include "vector_math.hpp"
 
