@@ -6,7 +6,6 @@
 #include <memory>
 #include <new>
 #include <optional>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -65,12 +64,13 @@ std::int64_t bytes_of(DType dtype) {
 
 // A row-major array of the program.
 struct Array {
-    char* data;
-    DType dtype;
-    std::int64_t rank, size = 1;
-    const std::int64_t* extents;
+    char* data = nullptr;
+    DType dtype = DType::float64;
+    std::int64_t rank = 0, size = 0;
+    const std::int64_t* extents = nullptr;
 
-    explicit Array(const Buffer& buffer) : data(static_cast<char*>(buffer.data)), dtype(dtype_of(buffer.dtype)), rank(buffer.rank), extents(buffer.extents) {
+    constexpr Array() = default;
+    explicit Array(const Buffer& buffer) : data(static_cast<char*>(buffer.data)), dtype(dtype_of(buffer.dtype)), rank(buffer.rank), size(1), extents(buffer.extents) {
         for (std::int64_t axis = 0; axis < rank; ++axis) size *= extents[axis];
     }
     explicit operator bool() const { return size != 0; }
@@ -87,28 +87,62 @@ class Call {
         if (buffer.size < sizeof(Buffer)) throw std::invalid_argument("arrays of an unknown version");
         return Array(buffer);
     }
-    const void* attribute(const char* name, AttributeType type) const {
+    // null: not given
+    const void* attribute(std::string_view name, AttributeType type) const {
         const Attributes& all = frame.attributes;
         for (std::int64_t i = 0; i < all.count; ++i)
-            if (all.types[i] == type && std::string_view(all.names[i]->data, all.names[i]->length) == name) return all.values[i];
-        throw std::invalid_argument(std::string("no attribute ") + name);
-    }
-    template <class T> T scalar(const char* name, DataType dtype) const {
-        const Scalar& scalar = *static_cast<const Scalar*>(attribute(name, AttributeType::scalar));
-        if (scalar.dtype != dtype) throw std::invalid_argument(std::string("another dtype of the attribute ") + name);
-        return *static_cast<const T*>(scalar.value);
+            if (std::string_view(all.names[i]->data, all.names[i]->length) == name) {
+                if (all.types[i] != type) throw std::invalid_argument("another type of the attribute " + std::string(name));
+                return all.values[i];
+            }
+        return nullptr;
     }
 
 public:
     explicit Call(const CallFrame& frame) : frame(frame) {}
     Array argument(std::int64_t index) const { return array(frame.arguments, index); }
     Array result(std::int64_t index) const { return array(frame.results, index); }
-    double number(const char* name) const { return scalar<double>(name, DataType::f64); }
-    bool flag(const char* name) const { return scalar<bool>(name, DataType::pred); }
-    std::int64_t integer(const char* name) const { return scalar<std::int64_t>(name, DataType::s64); }
-    std::string text(const char* name) const {
-        const Text& text = *static_cast<const Text*>(attribute(name, AttributeType::string));
-        return std::string(text.data, text.length);
+    void read(const char* name, double& to) const {
+        const auto* scalar = static_cast<const Scalar*>(attribute(name, AttributeType::scalar));
+        if (!scalar) return;
+        if (scalar->dtype != DataType::f64) throw std::invalid_argument(std::string("another dtype of the attribute ") + name);
+        to = *static_cast<const double*>(scalar->value);
+    }
+    std::string_view text(const char* name) const {
+        const auto* text = static_cast<const Text*>(attribute(name, AttributeType::string));
+        return text ? std::string_view(text->data, text->length) : std::string_view();
+    }
+    // body(i, word) for the words of a text.
+    template <class Body> void words(const char* name, Body body) const {
+        std::string_view rest = text(name);
+        for (std::int64_t i = 0; !rest.empty(); ++i) {
+            std::size_t length = std::min(rest.find(' '), rest.size());
+            body(i, rest.substr(0, length));
+            rest.remove_prefix(std::min(length + 1, rest.size()));
+        }
+    }
+};
+
+// The arrays that a call is given, by their names.
+class Arguments {
+    static constexpr int most = 16;
+    std::string_view names[most];
+    std::optional<Array> arrays[most];
+
+public:
+    explicit Arguments(const Call& call) {
+        call.words("given", [&](std::int64_t i, std::string_view name) {
+            if (i == most) throw std::invalid_argument("more arrays than there are names for");
+            names[i] = name;
+            arrays[i].emplace(call.argument(i));
+        });
+    }
+    // Without data: absent.
+    const Array& operator[](std::string_view name) const {
+        static constexpr Array absent;
+        for (int i = 0; i < most && arrays[i]; ++i)
+            if (names[i] == name) return *arrays[i];
+        return absent;
     }
 };
 
@@ -219,11 +253,11 @@ void set_undefined(const Problem& p, std::int64_t row) {
 
 void compute(const Call& call) {
     OrdinaryArithmetic ordinary;
-    enum { logits_, class_bias_, class_mask_, indices_, index_weight_, dense_, class_weight_, target_sum_, valid_, upstream_, row_weight_, statistics_ };
-    Array logits = call.argument(logits_), indices = call.argument(indices_), valid = call.argument(valid_);
+    Arguments given(call);
+    const Array &logits = given["logits"], &indices = given["indices"], &valid = given["valid"];
     if (logits.rank != 3) throw std::invalid_argument("expected logits (outer, classes, inner)");
-    Doubles class_bias(call.argument(class_bias_)), index_weight(call.argument(index_weight_)), class_weight(call.argument(class_weight_)),
-        target_sum(call.argument(target_sum_)), upstream(call.argument(upstream_)), row_weight(call.argument(row_weight_));
+    Doubles class_bias(given["class_bias"]), index_weight(given["index_weight"]), class_weight(given["class_weight"]),
+        target_sum(given["target_sum"]), upstream(given["upstream"]), row_weight(given["row_weight"]);
     Problem p;
     p.classes = logits.extents[1];
     p.inner = logits.extents[2];
@@ -233,33 +267,31 @@ void compute(const Call& call) {
         return Matrix{a.data, a.dtype, p.classes * step, step, p.inner == 1 ? 0 : a.item()};
     };
     p.logits = cube(logits);
-    p.has_softmax = call.flag("has_softmax");
-    p.are_probabilities = call.flag("are_probabilities");
-    p.temperature = call.number("temperature");
-    p.softcap = call.number("softcap");
+    p.has_softmax = call.text("inputs") == "logits";
+    p.are_probabilities = call.text("inputs") == "probs";
+    call.read("temperature", p.temperature);
+    call.read("softcap", p.softcap);
     p.add_bias(class_bias.get());
-    p.mask = matrix(call.argument(class_mask_), p.inner);
+    p.mask = matrix(given["class_mask"], p.inner);
     if (indices) {
         p.entries = indices.last();
         p.indices = {indices.data, indices.dtype, p.entries * indices.item(), p.entries > 1 ? indices.item() : 0, 0};
     }
     p.index_weight = index_weight.per_row();
-    p.dense = matrix(call.argument(dense_), p.inner);
-    p.dense_scale = call.number("dense_scale");
+    p.dense = matrix(given["dense"], p.inner);
+    call.read("dense_scale", p.dense_scale);
     p.class_weight = class_weight.get();
-    p.smoothing = call.number("label_smoothing");
+    call.read("label_smoothing", p.smoothing);
     p.target_sum = target_sum.per_row();
-    p.z_loss = call.number("z_loss");
-    p.focal_gamma = call.number("focal_gamma");
+    call.read("z_loss", p.z_loss);
+    call.read("focal_gamma", p.focal_gamma);
     if (valid) p.valid = {reinterpret_cast<const bool*>(valid.data), sizeof(bool), 0};
     p.upstream = upstream.per_row();
-    p.threads = int(call.integer("threads"));
+    p.threads = 0;  // every core
 
     Numbers losses, masses;
     bool adds_up = false;
-    std::istringstream names(call.text("gives"));
-    std::string name;
-    for (std::int64_t i = 0; names >> name; ++i) {
+    call.words("gives", [&](std::int64_t i, std::string_view name) {
         Array result = call.result(i);
         if (name == "loss" || name == "total") {
             adds_up = name == "total";
@@ -274,10 +306,10 @@ void compute(const Call& call) {
         } else if (name == "statistics") {
             set_statistics(p, result);
         } else {
-            throw std::invalid_argument("no result " + name);
+            throw std::invalid_argument("no result " + std::string(name));
         }
-    }
-    if (Array kept = call.argument(statistics_)) {
+    });
+    if (const Array& kept = given["statistics"]) {
         set_statistics(p, kept);
         p.given = true;
         for (std::int64_t i = 0; i < p.rows; ++i) p.given &= p.ties(i) != 0;
@@ -285,7 +317,7 @@ void compute(const Call& call) {
     }
     // What nobody could refuse before: the kernel finds what is negative or NaN, and an infinite entry has an infinite mass.
     if (p.dense.data && !p.dense_mass) p.dense_mass = masses.own(p.rows);
-    compute_rows(p, call.text("instruction_set"));
+    compute_rows(p, std::string(call.text("instruction_set")));
     for (std::int64_t i = 0; i < p.rows && p.dense_mass; ++i)
         if (!(p.dense_mass(i) <= std::numeric_limits<double>::max())) set_undefined(p, i);
     if (adds_up) add_up(p, row_weight.per_row(), losses.result());

@@ -33,6 +33,17 @@ TAKEN = {np.dtype(name) for name in ("bool", "float64", "float32", "float16", "b
     np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
 
+# Of the coefficients: arrays that a call may be given, and numbers with what the core takes them for unless told.
+ARRAYS = ("class_bias", "class_mask", "indices", "index_weight", "dense", "class_weight", "valid")
+NUMBERS = {
+    "temperature": 1.0,
+    "softcap": 0.0,
+    "dense_scale": 1.0,
+    "label_smoothing": 0.0,
+    "z_loss": 0.0,
+    "focal_gamma": 0.0,
+}
+
 
 def kernel_name() -> str:
     """Who computes the softmax loss of JAX arrays on one CPU: "xla", or the instruction set of the native core."""
@@ -235,24 +246,20 @@ def call(*leaves: Any, tree: Any, totals: Any, gives: Any, kernel: str) -> list[
     logits, c, upstream, row_weight, statistics = tree.unflatten(leaves)
     work = result_dtype(logits)
     cube = logits if logits.ndim == 3 else logits[:, :, None]
-    spread = c.target_sum if c.label_smoothing and jnp.ndim(c.target_sum) and c.dense is None else None
-    arrays = [c.class_bias, c.class_mask, c.indices, c.index_weight, c.dense, c.class_weight, spread, c.valid]
-    arrays = [a if a is None or a.dtype in TAKEN else a.astype(work) for a in (*arrays, upstream, row_weight)]
+    arrays = {name: getattr(c, name) for name in ARRAYS} | {"upstream": upstream, "row_weight": row_weight}
+    if c.label_smoothing and jnp.ndim(c.target_sum) and c.dense is None:
+        arrays["target_sum"] = c.target_sum
+    given = {name: a if a.dtype in TAKEN else a.astype(work) for name, a in arrays.items() if a is not None}
+    given = {"logits": cube} | given | ({} if statistics is None else {"statistics": statistics})
+    numbers = {name: np.float64(getattr(c, name) or 0.0) for name in NUMBERS}
     shapes = [shape_of(what, cube, c, totals) for what in gives]
     found = jax.ffi.ffi_call(TARGET, [jax.ShapeDtypeStruct(*shape) for shape in shapes])(
-        cube,
-        *(jnp.zeros(0, work) if a is None else a for a in (*arrays, statistics)),
+        *given.values(),
+        given=" ".join(given),
         gives=" ".join(gives),
-        has_softmax=c.inputs == "logits",
-        are_probabilities=c.inputs == "probs",
-        temperature=np.float64(c.temperature),
-        softcap=np.float64(c.softcap or 0.0),
-        dense_scale=np.float64(c.dense_scale),
-        label_smoothing=np.float64(c.label_smoothing),
-        z_loss=np.float64(c.z_loss),
-        focal_gamma=np.float64(c.focal_gamma),
-        threads=np.int64(native.EVERY_CORE),
+        inputs=c.inputs,
         instruction_set=kernel,
+        **{name: number for name, number in numbers.items() if number != NUMBERS[name]},
     )
     return [
         jnp.reshape(part, logits.shape) if what == "gradient" else part for what, part in zip(gives, found, strict=True)
