@@ -3,14 +3,13 @@
 #include <algorithm>
 #include <atomic>
 #include <limits>
-#include <vector>
 
 #include "schedule.hpp"
 #include "threads.hpp"
 
 namespace {
 
-constexpr std::int64_t chunk = 1 << 14;
+constexpr std::int64_t chunk = 1 << 14, labels_at_once = 1 << 12;
 
 template <class T> struct Limits {
     T low, high, ignored;
@@ -73,12 +72,11 @@ void read_labels(const Matrix& labels, std::int64_t first, std::int64_t end, std
 // The entries at the labels lie in as many cache lines, and mostly pages: those of rows to come are asked for early.
 template <class T> bool gather(const Problem& p, const Range& range, double* values) {
     constexpr std::int64_t ahead = 24;
-    std::int64_t pieces = (p.rows + chunk - 1) / chunk;
+    std::int64_t pieces = (p.rows + labels_at_once - 1) / labels_at_once;
     std::atomic<bool> is_wrong{false};
     parallel_for(pieces, workers_for(double(p.rows) * 20, p.threads, pieces), [&](std::int64_t piece, int) {
-        std::int64_t first = piece * chunk, end = std::min(p.rows, first + chunk);
-        std::vector<std::int64_t> labels(end - first);
-        read_labels(p.indices, first, end, labels.data());
+        std::int64_t first = piece * labels_at_once, end = std::min(p.rows, first + labels_at_once), labels[labels_at_once];
+        read_labels(p.indices, first, end, labels);
         auto address = [&](std::int64_t row, std::int64_t label) {
             std::int64_t outer = p.inner == 1 ? row : row / p.inner, inner = p.inner == 1 ? 0 : row % p.inner;
             return p.logits.data + outer * p.logits.outer_stride + inner * p.logits.inner_stride + label * p.logits.class_stride;

@@ -291,8 +291,8 @@ template <int N> INLINE Lanes<float, N> log1p_below_one(Lanes<float, N> x) {
     constexpr int terms = sizeof c / sizeof *c;
     Lanes<float, N> s = x / (x + 2.0f), z = s * s, p = c[terms - 1];
     UNROLL for (int i = terms - 2; i >= 0; --i) p = fma(p, z, Lanes<float, N>(c[i]));
-    s = s + s;
-    return s * z * p + s;
+    // 2 s as x - x s: the digits are those of x, subnormal ones too.
+    return fma(-s, fma(p, -(z + z), x), x);
 }
 
 }  // namespace INSTRUCTION_SET
