@@ -182,11 +182,32 @@ def values_known(array: Any) -> bool:
     return library_of(array).values_known(array)
 
 
+def range_of(integers: Any) -> tuple[int, int]:
+    """The least and the greatest number of the dtype."""
+    name = dtype_name(integers)
+    bits = int(name.removeprefix("u").removeprefix("int"))
+    return (0, 2**bits - 1) if name.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def equals(xp: Any, array: Any, number: int) -> Any:
+    """array == number; False where the dtype has no such number: JAX would compare with what is left of it in there."""
+    if is_integer(array):
+        least, greatest = range_of(array)
+        if not least <= number <= greatest:
+            return xp.zeros_like(array, dtype=bool)
+    return array == number
+
+
+def no_class(indices: Any, classes: int) -> Any:
+    """Which integers are no class; where the dtype does not reach the number of classes, only negative ones."""
+    return (indices < 0) | (indices >= classes) if classes <= range_of(indices)[1] else indices < 0
+
+
 def check_indices(
     xp: Any, name: str, indices: Any, layout: Layout, hint_if_negative: str = "", *, wait: bool = False
 ) -> None:
     """IndexError with position, value and range for the first index, (rows,) or (rows, K), that is no class."""
-    bad = (indices < 0) | (indices >= layout.classes)
+    bad = no_class(indices, layout.classes)
     if not known_any(xp, bad, wait=wait):
         return
     first = int(xp.argmax(xp.reshape(bad, (-1,))))

@@ -7,6 +7,7 @@ from typing import Any
 
 from crossentropy.arrays import (
     check_non_negative,
+    equals,
     is_boolean,
     is_floating,
     is_integer,
@@ -64,7 +65,7 @@ def binary_coefficients(
     if within is not None and not options.focal_gamma:
         ignored = 0 if is_boolean(target) else within(target, 0.0, 1.0, options.ignore_index)
     if options.ignore_index is not None and not is_boolean(target) and ignored != 0:
-        counted = target != options.ignore_index
+        counted = ~equals(xp, target, options.ignore_index)
         if possible_any(xp, ~counted):
             valid = counted if valid is None else valid & counted
 

@@ -22,11 +22,13 @@ from crossentropy.arrays import (
     Layout,
     check_indices,
     check_non_negative,
+    equals,
     is_boolean,
     is_floating,
     is_integer,
     is_sparse,
     known_any,
+    no_class,
     outside,
     possible_any,
     probability_error,
@@ -130,8 +132,7 @@ def label_target(
 ) -> dict[str, Any]:
     ignore = options.ignore_index
     # One look at the labels settles the usual case: all are classes, and none of these is the one to ignore.
-    no_class = (labels < 0) | (labels >= layout.classes)
-    if possible_any(xp, no_class) or (ignore is not None and 0 <= ignore < layout.classes):
+    if possible_any(xp, no_class(labels, layout.classes)) or (ignore is not None and 0 <= ignore < layout.classes):
         labels, valid = without_ignored(xp, labels, ignore, valid)
         check_indices(xp, "target", labels, layout, IGNORE_HINT, wait=options.check_labels)
     return explicit_labels(xp, labels, 1.0 - options.label_smoothing, class_weight, valid, work_dtype)
@@ -140,7 +141,7 @@ def label_target(
 def without_ignored(xp: Any, labels: Any, ignore: int | None, valid: Any) -> tuple[Any, Any]:
     """Labels, 0 where the row does not count, and which rows count."""
     if ignore is not None:
-        ignored = labels == ignore
+        ignored = equals(xp, labels, ignore)
         valid = both(valid, ~ignored) if possible_any(xp, ignored) else valid
     return labels if valid is None else xp.where(valid, labels, xp.zeros_like(labels)), valid
 
@@ -182,7 +183,7 @@ def sparse_target(
     if options.ignore_index is None:
         unread = xp.zeros_like(indices, dtype=bool)
     else:
-        unread = indices == options.ignore_index
+        unread = equals(xp, indices, options.ignore_index)
         if possible_any(xp, unread):
             valid = both(valid, ~xp.all(unread, axis=-1))
     if valid is not None:

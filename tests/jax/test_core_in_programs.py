@@ -328,3 +328,36 @@ def test_a_traced_target_that_is_none_makes_its_row_nan(monkeypatch, bad, kernel
     value, gradient = jax.jit(jax.value_and_grad(lambda x, t: each(x, t, "mean")))(LOGITS, target)
     assert np.isnan(value)
     assert np.isnan(gradient[1]).all()
+
+
+@pytest.mark.parametrize("name", ["generic", ""])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32"])
+def test_labels_are_not_compared_in_their_own_dtype(monkeypatch, name, dtype):
+    """JAX takes -100 for 156 beside labels of 8 bits, and 256 classes for none."""
+    monkeypatch.setenv("CROSSENTROPY_KERNEL", name)
+    span = np.iinfo(dtype)
+    classes = min(span.max + 1, 300)
+    logits = RNG.normal(0, 1, (4, classes)).astype(np.float32)
+    labels = np.array([1, min(156, classes - 1), classes - 1, 0], dtype)
+    loss = functools.partial(xe.cross_entropy, reduction="none")
+    expected = loss(logits, labels)
+    assert (expected > 0).all()
+    close(loss(jnp.asarray(logits), jnp.asarray(labels)), expected)
+    close(jax.jit(loss)(logits, labels), expected)
+    sparse = jax.jit(lambda x, i: loss(x, (i, jnp.ones(i.shape))))
+    close(sparse(logits, labels[:, None]), expected)
+    close(xe.one_hot(jnp.asarray(labels), classes).sum(), 4)
+    if (wrong := span.max - 99) < classes or span.min < 0:
+        return
+    labels[1] = wrong  # what is left of -100 in this dtype
+    with pytest.raises(IndexError, match=rf"target\[1\] = {wrong} is outside"):
+        loss(jnp.asarray(logits), jnp.asarray(labels))
+    np.testing.assert_array_equal(np.isnan(jax.jit(loss)(logits, labels)), [False, True, False, False])
+
+
+def test_an_ignored_element_is_not_what_is_left_of_its_number():
+    target = np.array([0, 1, 156, 1], np.uint8)
+    loss = functools.partial(xe.binary_cross_entropy, ignore_index=-100, reduction="none")
+    np.testing.assert_array_equal(np.isnan(jax.jit(loss)(np.zeros(4, np.float32), target)), [False, False, True, False])
+    with pytest.raises(ValueError, match="156"):
+        loss(jnp.zeros(4), jnp.asarray(target))

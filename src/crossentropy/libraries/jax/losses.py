@@ -20,6 +20,7 @@ from crossentropy import arguments, reduction
 from crossentropy.arrays import (
     FLOATING,
     Layout,
+    equals,
     is_boolean,
     is_floating,
     is_integer,
@@ -297,7 +298,7 @@ def binary(logits: Any, target: Any, options: BinaryOptions) -> tuple[Any, Binar
 
     def no_target(xp: Any, t: Any) -> Any:
         bad = (t != 0) & (t != 1) if options.focal_gamma else ~((t >= 0) & (t <= 1))
-        return bad if options.ignore_index is None else bad & (t != options.ignore_index)
+        return bad if options.ignore_index is None else bad & ~equals(xp, t, options.ignore_index)
 
     target = undefined_where(no_target, as_array("target", target))
     c, row_weight = binary_coefficients(xp, target, shape, options, work)
