@@ -246,9 +246,10 @@ def reader_of(options_type: type[Any], function: Callable[..., Any]) -> Callable
     names, objects, plain = tuple(defaults), tuple(defaults.values()), options_type()
 
     def read(*given: Any) -> Any:
-        if any(map(operator.is_not, given, objects)):
-            return options_type(**dict(zip(names, given, strict=True)))
-        return plain
+        if not any(map(operator.is_not, given, objects)):
+            return plain
+        changed = zip(names, given, objects, strict=True)
+        return options_type(**{name: value for name, value, default in changed if value is not default})
 
     return read
 
