@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import crossentropy as xe  # noqa: E402
-from crossentropy.kernels import native  # noqa: E402
+from crossentropy.kernels import generic, native  # noqa: E402
 from crossentropy.libraries.torch import compute, forms, memory  # noqa: E402
 from crossentropy.libraries.torch import core as torch_core  # noqa: E402
 
@@ -82,6 +82,19 @@ def test_soft_targets_of_every_dtype(layout, dtype, core_alone):
     slope = torch.autograd.grad(expected, x)[0]
     torch.testing.assert_close(value.detach().double(), expected.detach(), rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient, slope.to(dtype), rtol=0.01 if dtype.itemsize == 2 else 1e-4, atol=1e-6)
+
+
+@needs_core
+def test_the_mass_of_a_soft_target_of_logits_that_train(core_alone, monkeypatch):
+    """A mean divides by it; plain tensor code took four times as long as the loss and its gradient."""
+    logits, _, _ = sample("rows", torch.float32)
+    target = torch.rand(logits.shape, generator=torch.Generator().manual_seed(1))
+    expected = xe.cross_entropy_value_and_grad(logits, target)
+    monkeypatch.setattr(generic, "dense_target", None)
+    leaf = logits.clone().requires_grad_()
+    value = xe.cross_entropy(leaf, target)
+    assert torch.equal(value.detach(), expected[0])
+    assert torch.equal(torch.autograd.grad(value, leaf)[0], expected[1])
 
 
 @needs_core

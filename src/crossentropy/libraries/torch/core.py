@@ -11,7 +11,7 @@ import torch
 from crossentropy.arrays import layout_of
 from crossentropy.kernels import native
 from crossentropy.libraries.torch.forms import Form, view
-from crossentropy.libraries.torch.tensors import is_plain
+from crossentropy.libraries.torch.tensors import is_plain, is_traced, on_host
 from crossentropy.row_coefficients import explicit
 from crossentropy.row_loss import RowStatistics
 
@@ -31,7 +31,9 @@ def within(tensor: Any, low: float, high: float, ignored: Any = None) -> int | N
 def dense_mass(logits: Any, axis: int, c: Any) -> Any:
     """m_i of a dense target, which is NaN where an entry is negative or NaN; None where the core cannot read it."""
     parts = {name: getattr(c, name) for name in ("dense", "class_weight", "valid")}
-    if not all(part is None or is_plain(part) for part in (logits, *parts.values())):
+    # Of the logits shape and dtype alone are asked: whether they want a gradient does not matter.
+    is_here = on_host(logits) and not is_traced(logits) and torch.autograd.forward_ad._current_level < 0
+    if not is_here or not all(part is None or is_plain(part) for part in parts.values()):
         return None
     target = dataclasses.replace(c, class_bias=None, class_mask=None, **{k: view(part) for k, part in parts.items()})
     core = native.core(view(logits), layout_of(logits.shape, axis), target, torch.get_num_threads())
