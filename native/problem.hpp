@@ -9,6 +9,15 @@ enum class DType : std::int32_t {
     float64, float32, float16, bfloat16, int64, int32, int16, int8, uint64, uint32, uint16, uint8, boolean
 };
 
+inline std::int64_t item_bytes(DType dtype) {
+    switch (dtype) {
+        case DType::float64: case DType::int64: case DType::uint64: return 8;
+        case DType::float32: case DType::int32: case DType::uint32: return 4;
+        case DType::int8: case DType::uint8: case DType::boolean: return 1;
+        default: return 2;
+    }
+}
+
 // Element (row, class) of an array seen as (outer, classes, inner), rows = outer x inner; strides in bytes. data may be null: absent.
 struct Matrix {
     char* data = nullptr;

@@ -1,6 +1,7 @@
 // Statistics, loss and gradient of groups of rows: which elements go through the loops of tile.hpp, and when. What happens once per
 // row is in group.hpp. Compiled once per instruction set.
 #include "few_classes.hpp"
+#include "strip.hpp"
 
 namespace INSTRUCTION_SET {
 namespace {
@@ -614,18 +615,18 @@ Plan plan(const Problem& p) {
         Plan plan;
         plan.groups = (p.rows + shape.rows_per_group - 1) / shape.rows_per_group;
         plan.parts = shape.parts;
-        plan.workspace_bytes = workspace.place(p, nullptr);
+        plan.workspace_bytes = workspace.place(p, nullptr) + Strip::bytes(p);
         plan.group_bytes = Group::bytes(p.entries);
         plan.part_bytes = sizeof(Statistics);
         return plan;
     });
 }
 
-void whole(const Problem& p, std::int64_t first, std::int64_t end, void* workspace, void* group_memory) {
+void groups(const Problem& p, std::int64_t first, std::int64_t end, void* workspace, void* group_memory) {
     if (FewClasses::takes(p)) {
         FewClasses rows(p, first, workspace, group_memory);
         for (std::int64_t group = first; group < end; ++group) rows.turn_to(group), rows.compute();
-        return finish_streams();
+        return;
     }
     dispatch(p, [&]<class T, bool Along>() {
         for (std::int64_t group = first; group < end; ++group) {
@@ -636,6 +637,20 @@ void whole(const Problem& p, std::int64_t first, std::int64_t end, void* workspa
             if (p.gradient.data) kernel.part_gradient(0);
         }
     });
+}
+
+void whole(const Problem& p, std::int64_t first, std::int64_t end, void* workspace, void* group_memory) {
+    if (!goes_along(p) && Strip::takes(p)) {
+        dispatch(p, [&]<class T, bool Along>() {
+            char* behind = static_cast<char*>(workspace) + Workspace<T, Along>().place(p, nullptr);
+            Strip(p, behind).compute(first, end, width<T>, [&](const Problem& q, std::int64_t from, std::int64_t to) {
+                groups(q, from, to, workspace, group_memory);
+            });
+        });
+    } else {
+        groups(p, first, end, workspace, group_memory);
+    }
+    finish_streams();
 }
 
 void start(const Problem& p, std::int64_t group, void* workspace, void* group_memory) {

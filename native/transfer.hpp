@@ -46,10 +46,8 @@ template <class T, bool Along> struct Transfer : RowGroup {
         bool even = first_row / p.inner == (first_row + rows - 1) / p.inner || a.outer_stride == p.inner * a.inner_stride;
         return even ? a.inner_stride : 0;
     }
-    // Across: do neighbouring rows lie closer together than neighbouring classes?
-    bool rows_together(const Matrix& a) const {
-        return row_step(a) != 0 && std::abs(row_step(a)) <= std::abs(a.class_stride);
-    }
+    // Across, of rows that are `step` apart: are neighbouring rows closer together than neighbouring classes?
+    static bool rows_together(const Matrix& a, std::int64_t step) { return step != 0 && std::abs(step) <= std::abs(a.class_stride); }
 
     // Are its rows runs of T, as the loops read and write them?
     bool is_plain(const Matrix& a) const { return a.dtype == own_dtype && a.class_stride == sizeof(T); }
@@ -68,9 +66,10 @@ template <class T, bool Along> struct Transfer : RowGroup {
             read(row_start(a, row) + offset, a.class_stride, b.classes, to);
             std::fill(to + b.classes, to + b.vectors * lanes, padding);
         } else {
-            if (rows_together(a)) {
+            std::int64_t step = row_step(a);
+            if (rows_together(a, step)) {
                 const char* start = row_start(a, 0) + offset;
-                for (std::int64_t j = 0; j < b.classes; ++j) read(start + j * a.class_stride, row_step(a), rows, to + j * lanes);
+                for (std::int64_t j = 0; j < b.classes; ++j) read(start + j * a.class_stride, step, rows, to + j * lanes);
             } else {
                 load_transposed(a, b, read, to);
             }
@@ -95,28 +94,25 @@ template <class T, bool Along> struct Transfer : RowGroup {
         classes_of_rows(w.rows, b.classes, b.classes, to);
     }
 
-    bool streams() const {
-        std::int64_t size = p.gradient.dtype == DType::float64 ? 8 : p.gradient.dtype == DType::float32 ? 4 : 2;
-        return p.rows * p.classes * size >= stream_bytes;
-    }
+    bool streams() const { return p.rows * p.classes * item_bytes(p.gradient.dtype) >= stream_bytes; }
 
     void write(const Block& b, int row, const T* from) {
         const Matrix& g = p.gradient;
         Writer<T> write = writer<T>(g.dtype);
-        std::int64_t offset = b.first_class * g.class_stride;
+        std::int64_t offset = b.first_class * g.class_stride, step = Along ? 0 : row_step(g);
         if constexpr (Along) {
             char* to = row_start(g, row) + offset;
             if (is_plain(g) && streams()) stream(from, to, b.classes * sizeof(T));
             else write(from, b.classes, to, g.class_stride);
-        } else if (rows_together(g)) {
+        } else if (rows_together(g, step)) {
             char* start = row_start(g, 0) + offset;
-            for (std::int64_t j = 0; j < b.classes; ++j) write(from + j * lanes, rows, start + j * g.class_stride, row_step(g));
+            for (std::int64_t j = 0; j < b.classes; ++j) write(from + j * lanes, rows, start + j * g.class_stride, step);
         } else {
             rows_of_classes(from, b.classes, w.rows);
             char* start = row_start(g, 0) + offset;
-            if (is_plain(g) && streams() && row_step(g) == b.classes * std::int64_t(sizeof(T)))
+            if (is_plain(g) && streams() && step == b.classes * std::int64_t(sizeof(T)))
                 stream(w.rows, start, rows * b.classes * sizeof(T));
-            else if (row_step(g) && row_step(g) == b.classes * g.class_stride)
+            else if (step && step == b.classes * g.class_stride)
                 write(w.rows, rows * b.classes, start, g.class_stride);
             else
                 for (int lane = 0; lane < rows; ++lane)

@@ -484,3 +484,48 @@ def test_the_bias_of_the_largest_numbers():
         weight = np.exp(z - z.max())
         np.testing.assert_allclose(value, [np.log(weight.sum()) - (z[0] - z.max())], rtol=1e-6)
         np.testing.assert_allclose(gradient[0], weight / weight.sum() - [1, 0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "shape", [(3, 5, 200), (2, 21, 16, 16), (2, 128, 130), (7, 300), (40, 2_000), (2, 3, 127), (2, 130, 256)]
+)
+@pytest.mark.parametrize("name", native.instruction_sets())
+def test_gradients_whose_classes_lie_far_apart(kernel, name, shape, dtype):
+    """They are written in runs of 128 rows; images end within a run, and the last one is shorter."""
+    kernel(name)
+    random, axis = np.random.default_rng(5), int(len(shape) > 2)
+    logits = random.normal(0, 3, shape).astype(dtype)
+    rows, classes = np.moveaxis(logits, axis, -1).shape[:-1], shape[axis]
+    labels, soft = random.integers(0, classes, rows), random.random(shape).astype(np.float32)
+    labels.ravel()[::7] = -100
+    last = np.ascontiguousarray(np.moveaxis(logits, axis, -1))
+    for target, options in (
+        (labels, {}),
+        (labels, {"class_weight": random.random(classes), "temperature": 1.7}),
+        (labels, {"label_smoothing": 0.1, "z_loss": 0.01}),
+        (soft, {}),
+    ):
+        moved = target if target is labels else np.moveaxis(target, axis, -1)
+        value, gradient = xe.cross_entropy_value_and_grad(last, np.ascontiguousarray(moved), **options)
+        whole = np.zeros((*shape[:-1], 2 * shape[-1]), dtype)
+        own = logits.copy()
+        for given, out in ((logits, None), (logits, np.empty_like(logits)), (logits, whole[..., ::2]), (own, own)):
+            found, slope = xe.cross_entropy_value_and_grad(given, target, axis=axis, out=out, num_threads=2, **options)
+            np.testing.assert_allclose(float(found), float(value), rtol=4 * float(np.finfo(found.dtype).eps))
+            size, eps = np.abs(gradient.astype(float)), float(ml_dtypes.finfo(dtype).eps)
+            meet = target is soft or "label_smoothing" in options  # p and what every class has of the target
+            limit = 40 * eps * (size + (size.max() if meet else 0))
+            assert (np.abs(np.moveaxis(slope, axis, -1).astype(float) - gradient.astype(float)) <= limit).all()
+        assert not whole[..., 1::2].any()
+
+
+def test_a_gradient_of_images_that_goes_past_the_caches():
+    logits = np.random.default_rng(1).standard_normal((2, 21, 230, 230), np.float32)
+    labels = np.random.default_rng(2).integers(0, 21, (2, 230, 230))
+    assert logits.nbytes > 1 << 23
+    value, gradient = xe.cross_entropy_value_and_grad(logits, labels, axis=1, reduction="sum")
+    last = np.ascontiguousarray(np.moveaxis(logits, 1, -1))
+    expected, slope = xe.cross_entropy_value_and_grad(last, labels, reduction="sum")
+    assert value == expected
+    np.testing.assert_array_equal(np.moveaxis(gradient, 1, -1), slope)
