@@ -94,6 +94,15 @@ def cases(suites: tuple[str, ...], shrink: int) -> Iterator[Case]:
     if "binary" in suites:
         count = 10_000_000 // shrink
         yield Case("binary", label((count,)), "binary", logits((count,)), random.integers(0, 2, count).astype("f"), {})
+        shape = (count // 100, 100)
+        weights = {"row_weight": random.random(shape, np.float32) + np.float32(0.5), "normalizer": "rows"}
+        for name, options in {
+            "pos_weight": {"pos_weight": random.random(100, np.float32) + np.float32(0.5)},
+            "row_weight": weights,
+            "focal_gamma": {"focal_gamma": 2.0},
+        }.items():
+            hard = random.integers(0, 2, shape).astype("f")
+            yield Case("binary", f"{label(shape)} {name}", "binary", logits(shape), hard, options)
     if "log_loss" in suites:
         rows = 200_000 // shrink
         p = random.random((rows, 100), dtype=np.float32) + np.float32(0.01)

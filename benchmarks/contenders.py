@@ -51,13 +51,19 @@ def arithmetic(case: Case, threads: int) -> dict[str, Call]:
 
 def plain(case: Case, threads: int) -> dict[str, Call]:
     """Ours of the same logits with class labels and no option: what an option or a soft target costs."""
-    if case.kind not in ("labels", "soft") or (case.kind == "labels" and not case.options):
+    if case.kind == "log_loss" or (case.kind != "soft" and not case.options):
         return {}
-    x, y = case.logits, np.random.default_rng(1).integers(0, case.logits.shape[1], len(case.logits))
+    x, y, loss, both = case.logits, case.target, xe.binary_cross_entropy, xe.binary_cross_entropy_value_and_grad
+    if case.kind != "binary":
+        y, loss, both = (
+            np.random.default_rng(1).integers(0, x.shape[1], len(x)),
+            xe.cross_entropy,
+            xe.cross_entropy_value_and_grad,
+        )
     out = np.empty_like(x)
     return {
-        "plain value": lambda: xe.cross_entropy(x, y, num_threads=threads),
-        "plain gradient into out=": lambda: xe.cross_entropy_value_and_grad(x, y, out=out, num_threads=threads),
+        "plain value": lambda: loss(x, y, num_threads=threads),
+        "plain gradient into out=": lambda: both(x, y, out=out, num_threads=threads),
     }
 
 
@@ -135,7 +141,8 @@ def compiled(loss: Callable[..., Any], case: Case, *others: Any) -> dict[str, Ca
 
 def torch(case: Case, threads: int) -> dict[str, Call]:
     """Tensors are made beforehand: what is timed is the loss alone."""
-    if not has("torch") or case.kind == "log_loss" or not set(case.options) <= {"class_weight", "label_smoothing"}:
+    known = {"class_weight", "label_smoothing", "pos_weight", "row_weight", "normalizer"}
+    if not has("torch") or case.kind == "log_loss" or not set(case.options) <= known:
         return {}
     import torch
     import torch.nn.functional as F
@@ -144,9 +151,14 @@ def torch(case: Case, threads: int) -> dict[str, Call]:
     x, y = tensor(case.logits), tensor(case.target)
     leaf = x.detach().clone().requires_grad_()
     if case.kind == "binary":
+        weights = {
+            theirs: tensor(case.options[ours])
+            for theirs, ours in {"weight": "row_weight", "pos_weight": "pos_weight"}.items()
+            if ours in case.options
+        }
 
         def loss(logits: Any) -> Any:
-            return F.binary_cross_entropy_with_logits(logits, y)
+            return F.binary_cross_entropy_with_logits(logits, y, **weights)
     else:
         weight = case.options.get("class_weight")
         options = {

@@ -190,10 +190,10 @@ nb::object labels(nb::handle labels_array, std::int64_t classes, nb::handle igno
 }
 
 // How many of a vector's numbers are `ignored`; None where another is outside [low, high], or for what is not read here.
-nb::object within(nb::handle array, double low, double high, std::optional<double> ignored, bool allows_nan, int threads) {
+nb::object within(nb::handle array, double low, double high, std::optional<double> ignored, bool allows_nan, bool ends_only, int threads) {
     Buffer numbers(array);
     if (!numbers.is_aligned() || (numbers.size() > 1 && numbers.stride(0) != numbers.item_bytes())) return nb::none();
-    Range range{low, high, allows_nan, ignored.has_value(), ignored.value_or(0), threads};
+    Range range{low, high, allows_nan, ends_only, ignored.has_value(), ignored.value_or(0), threads};
     std::int64_t found;
     {
         nb::gil_scoped_release release;
@@ -222,32 +222,49 @@ Elements elements(const Buffer& array, bool is_bfloat16 = false) {
     if (array.dimensions() != 1) throw std::invalid_argument("expected a vector");
     return {array.data(), dtype_of(array, is_bfloat16), array.stride(0)};
 }
+// Of an array that was broadcast: its own entries, each of which serves `repeat` elements in turn.
+Elements broadcast(const Buffer& array, std::int64_t repeat) {
+    Elements a = elements(array);
+    if (repeat < 1 || array.size() < 1) throw std::invalid_argument("expected entries, each for one element or more");
+    a.repeat = repeat;
+    a.period = array.size();
+    return a;
+}
 
-void binary(nb::handle logits_array, bool is_bfloat16, nb::handle target_array, bool target_is_bfloat16, nb::handle pos_weight_array,
-            nb::handle valid_array, double smoothing, double upstream, nb::handle losses_array, nb::handle sums_array, nb::handle gradient_array,
-            int threads, const std::string& instruction_set) {
+// Fills `losses`, of every element, or `sums`, of blocks; and `gradient`.
+void binary(nb::handle logits_array, bool is_bfloat16, int inputs, nb::handle target_array, bool target_is_bfloat16,
+            std::optional<std::int64_t> ignored_label, nb::handle valid_array, nb::handle pos_weight_array, std::int64_t pos_weight_repeat,
+            nb::handle weight_array, std::int64_t weight_repeat, double smoothing, double focal_gamma, double factor, nb::handle losses_array,
+            nb::handle sums_array, nb::handle gradient_array, int threads, const std::string& instruction_set) {
     Buffer logits(logits_array), target(target_array);
-    Optional pos_weight(pos_weight_array), valid(valid_array), losses(losses_array, Buffer::write), sums(sums_array, Buffer::write),
-        gradient(gradient_array, Buffer::write);
+    Optional pos_weight(pos_weight_array), weight(weight_array), valid(valid_array), losses(losses_array, Buffer::write),
+        sums(sums_array, Buffer::write), gradient(gradient_array, Buffer::write);
     ElementProblem p;
     p.count = logits.extent(0);
+    p.inputs = ElementProblem::Inputs(inputs);
     p.logits = elements(logits, is_bfloat16);
     p.target = elements(target, target_is_bfloat16);
-    if (pos_weight) p.pos_weight = elements(*pos_weight);
+    if (pos_weight) p.pos_weight = broadcast(*pos_weight, pos_weight_repeat);
+    if (weight) p.weight = broadcast(*weight, weight_repeat);
     if (valid) p.valid = elements(*valid);
-    if (gradient) p.gradient = elements(*gradient, is_bfloat16);
+    p.ignores = ignored_label.has_value();
+    p.ignored = double(ignored_label.value_or(0));
     p.smoothing = smoothing;
-    p.upstream = upstream;
-    if (losses) p.losses = (double*)losses->data();
+    p.focal_gamma = focal_gamma;
+    p.factor = factor;
+    if (losses) p.losses = elements(*losses);
+    if (gradient) p.gradient = elements(*gradient, is_bfloat16);
     if (sums) {
         if (sums->size() != element_blocks(p.count)) throw std::invalid_argument("one sum per block");
         p.sums = (double*)sums->data();
     }
+    for (const Optional* each : {&valid, &losses, &gradient})
+        if (*each && (*each)->size() != p.count) throw std::invalid_argument("one number per element");
+    if (target.size() != p.count) throw std::invalid_argument("one target per element");
     p.threads = threads;
     nb::gil_scoped_release release;
     compute_elements(p, instruction_set);
 }
-
 
 void scores(nb::handle values_array, int inputs, nb::handle labels_array, nb::handle weights_array, const nb::dict& results,
             const std::vector<double>& inverse_temperature, nb::handle by_temperature_array, nb::handle gap_array, int threads,
@@ -300,12 +317,12 @@ NB_MODULE(_native, m) {
     m.def("score_blocks", &score_blocks, "rows"_a);
     m.def("scores", &scores, "values"_a, "inputs"_a, "labels"_a, "weights"_a.none(), "results"_a, "inverse_temperature"_a,
           "by_temperature"_a.none(), "gap"_a.none(), "threads"_a, "instruction_set"_a);
-    m.def("within", &within, "numbers"_a, "low"_a, "high"_a, "ignored"_a.none(), "allows_nan"_a, "threads"_a = 0);
+    m.def("within", &within, "numbers"_a, "low"_a, "high"_a, "ignored"_a.none(), "allows_nan"_a, "ends_only"_a, "threads"_a = 0);
     m.def("labelled", &labelled, "logits"_a, "axis"_a, "labels"_a, "ignored_label"_a.none(), "low"_a, "high"_a, "values"_a,
           "threads"_a = 0);
     m.def("xla_rows", [] { return nb::capsule(reinterpret_cast<const void*>(&xla_rows)); }, "The core as a handler of XLA's foreign function interface.");
     m.def("element_blocks", &element_blocks, "count"_a);
-    m.def("binary", &binary, "logits"_a, "is_bfloat16"_a, "target"_a, "target_is_bfloat16"_a, "pos_weight"_a.none(), "valid"_a.none(),
-           "smoothing"_a, "upstream"_a, "losses"_a.none(), "sums"_a.none(), "gradient"_a.none(), "threads"_a,
-          "instruction_set"_a);
+    m.def("binary", &binary, "logits"_a, "is_bfloat16"_a, "inputs"_a, "target"_a, "target_is_bfloat16"_a, "ignored_label"_a.none(),
+          "valid"_a.none(), "pos_weight"_a.none(), "pos_weight_repeat"_a, "weight"_a.none(), "weight_repeat"_a, "smoothing"_a, "focal_gamma"_a,
+          "factor"_a, "losses"_a.none(), "sums"_a.none(), "gradient"_a.none(), "threads"_a, "instruction_set"_a);
 }

@@ -1,79 +1,189 @@
-// The sigmoid loss, element by element: loss = pos_weight t softplus(-x) + (1 - t) softplus(x) and its derivative
+// The sigmoid loss, element by element: pos_weight t f(-log p) + (1 - t) f(-log(1 - p)) and its derivative
 // (src/crossentropy/binary_loss.py). Compiled once per instruction set.
 #include <algorithm>
 
 #include "elements.hpp"
-#include "tile.hpp"
+#include "outcome.hpp"
 
 namespace INSTRUCTION_SET {
 namespace {
 
 constexpr std::int64_t block_elements = 2048;
 
-template <class T> struct Kernel {
+// Entries [first, first + count) of what a problem's elements have, as T.
+template <class T> void load(const Elements& a, std::int64_t first, std::int64_t count, T* to) {
+    Reader<T> read = reader<T>(a.dtype);
+    if (a.repeat == 1) {
+        // A period's entries once, from where the block starts in it; the rest is a copy of what stands there already.
+        std::int64_t at = first % a.period, known = std::min(count, a.period), head = std::min(known, a.period - at);
+        read(a.data + at * a.stride, a.stride, head, to);
+        read(a.data, a.stride, known - head, to + head);
+        for (; known < count; known *= 2) std::copy(to, to + std::min(known, count - known), to + known);
+        return;
+    }
+    for (std::int64_t i = 0, end; i < count; i = end) {
+        end = std::min(count, i + a.repeat - (first + i) % a.repeat);
+        T entry;
+        read(a.data + (first + i) / a.repeat % a.period * a.stride, 0, 1, &entry);
+        std::fill(to + i, to + end, entry);
+    }
+}
+
+template <class T> class Block {
+    using Vector = Wide<T>;
+    using Weight = Lanes<double, width<T>>;
+    using Inputs = ElementProblem::Inputs;
     static constexpr int lanes = width<T>;
     static constexpr std::int64_t vectors = block_elements / lanes;
-    using Vector = Wide<T>;
+    // Is a target read in double, so that 1 - t keeps what T would round away?
+    static constexpr bool is_float = sizeof(T) == 4;
 
-    // Elements [first, first + count) of a strided vector as T; a stride of 0 repeats one number.
-    static void load(const Elements& a, std::int64_t first, std::int64_t count, T* to) {
-        reader<T>(a.dtype)(a.data + first * a.stride, a.stride, count, to);
+    const ElementProblem& p;
+    const std::int64_t first, count;
+    const bool weighs = p.weight.data || p.valid.data || p.ignores, is_exact = is_float && p.target.dtype == DType::float64;
+    bool is_hard = false;  // is every target 0 or 1, where that saves a logarithm or a power?
+    // x becomes the loss, t its derivative. `rest`: 1 - t after smoothing, where it is not formed from t.
+    alignas(64) T x[block_elements], t[block_elements], rest[block_elements], positive_weight[block_elements];
+    alignas(64) double weight[block_elements];
+
+    INLINE Weight weights(std::int64_t i) const { return Weight::load(weight + i * lanes); }
+
+    // 0 or 1 times the weights: what a `number` leaves, by vectors, since a branch would be taken at random.
+    template <class Number, class Keeps> void weigh(const Number* numbers, Keeps keeps) {
+        using Numbers = Lanes<Number, lanes>;
+        for (std::int64_t i = 0; i < vectors; ++i) {
+            auto kept = keeps(Numbers::load(numbers + i * lanes));
+            (weights(i) * convert<double>(select(kept, Numbers(Number(1)), Numbers(Number(0))))).store(weight + i * lanes);
+        }
     }
 
-    static void block(const ElementProblem& p, std::int64_t index) {
-        std::int64_t first = index * block_elements, count = std::min(block_elements, p.count - first);
-        alignas(64) T x[block_elements], t[block_elements], scratch[block_elements];
-        if (count < block_elements) std::fill(x + count, x + block_elements, T(0)), std::fill(t + count, t + block_elements, T(0));
+    void read_targets() {
+        if (!is_exact) {
+            load(p.target, first, count, t);
+            if (p.ignores) weigh(t, [&](Vector target) { return target != T(p.ignored); });
+            return;
+        }
+        alignas(64) double exact[block_elements];
+        double keep = 1 - p.smoothing, half = p.smoothing / 2;
+        load(p.target, first, count, exact);
+        if (p.ignores) weigh(exact, [&](Weight target) { return target != p.ignored; });
+        for (std::int64_t i = 0; i < count; ++i) t[i] = T(exact[i] * keep + half), rest[i] = T((1 - exact[i]) * keep + half);
+    }
+
+    void read() {
         load(p.logits, first, count, x);
-        load(p.target, first, count, t);
-        if (p.valid.data) {
-            load(p.valid, first, count, scratch);
-            for (std::int64_t i = 0; i < count; ++i)
-                if (scratch[i] == 0) x[i] = t[i] = 0;  // not read: whatever stood there
+        if (weighs) {
+            if (p.weight.data) load(p.weight, first, count, weight);
+            else std::fill(weight, weight + count, 1.0);
+            std::fill(weight + count, weight + block_elements, 0.0);
+            if (p.valid.data) {
+                load(p.valid, first, count, rest);
+                weigh(rest, [&](Vector valid) { return valid != T(0); });
+            }
         }
-        bool weighs = p.pos_weight.data != nullptr;
-        if (weighs) load(p.pos_weight, first, count, scratch);
+        read_targets();
+        T neutral = p.inputs == Inputs::logits ? 0 : p.inputs == Inputs::probs ? T(0.5) : T(-1);
+        if (weighs)  // what does not count is not read: whatever stood there
+            for (std::int64_t i = 0; i < vectors; ++i) {
+                auto leaves_out = convert<T>(select(weights(i) == Weight(0.0), Weight(1.0), Weight(0.0))) == T(1);
+                select(leaves_out, Vector(neutral), Vector::load(x + i * lanes)).store(x + i * lanes);
+                select(leaves_out, Vector(T(0)), Vector::load(t + i * lanes)).store(t + i * lanes);
+            }
+        if (p.pos_weight.data) load(p.pos_weight, first, count, positive_weight);
+        std::fill(x + count, x + block_elements, neutral);
+        for (T* padded : {t, rest, positive_weight}) std::fill(padded + count, padded + block_elements, T(0));
+        if (!is_float && p.smoothing == 0 && (p.focal_gamma != 0 || p.inputs != Inputs::logits)) {
+            int soft = 0;
+            for (std::int64_t i = 0; i < count; ++i) soft += t[i] != 0 && t[i] != 1;
+            is_hard = soft == 0;
+        }
+    }
+
+    // One of the two terms of the loss and of its derivative: that of the positive outcome, or of the negative one where `flips`.
+    template <class Outcome> INLINE void add(Vector v, typename Vector::Integer flips, Vector coefficient, Vector& loss, Vector& slope) const {
+        Vector zero = T(0);
+        Outcome outcome(v, flips);
+        Vector l = outcome.loss(), steepness = p.gradient.data ? outcome.steepness() : zero;
+        if constexpr (!is_float)
+            if (p.focal_gamma != 0) {  // row_loss.focal and focal_slope
+                Vector chance = outcome.other(), factor = power(chance, p.focal_gamma);
+                if (p.gradient.data) {
+                    Vector ratio = select(l == zero, Vector(T(1)), l / chance);
+                    Vector decaying = select(l == std::numeric_limits<T>::infinity(), zero, ratio * outcome.own());
+                    steepness = steepness * factor * (decaying * T(p.focal_gamma) + T(1));
+                }
+                l = l * factor;
+            }
+        loss = loss + select(coefficient == zero, zero, coefficient * l);
+        Vector change = select(coefficient == zero, zero, coefficient * steepness);
+        slope = slope + select(flips, change, -change);
+    }
+
+    template <class Outcome> INLINE void compute(std::int64_t i) {
         Vector keep = T(1 - p.smoothing), half = T(p.smoothing / 2), one = T(1), zero = T(0);
-        bool wants_slope = p.gradient.data != nullptr;
+        Vector v = Vector::load(x + i * lanes), q = Vector::load(t + i * lanes);
+        Vector positive = is_exact ? q : q * keep + half, negative = is_exact ? Vector::load(rest + i * lanes) : (one - q) * keep + half;
+        if (p.pos_weight.data) positive = positive * Vector::load(positive_weight + i * lanes);
+        Vector loss = zero, slope = zero;
+        auto never = zero == one, always = zero == zero;
+        if (is_hard) {
+            auto flips = q == zero;
+            add<Outcome>(v, flips, select(flips, negative, positive), loss, slope);
+        } else {
+            add<Outcome>(v, never, positive, loss, slope);
+            add<Outcome>(v, always, negative, loss, slope);
+        }
+        select(v == v, loss, v).store(x + i * lanes);
+        if (p.gradient.data) select(v == v, slope, v).store(t + i * lanes);
+    }
+
+    // What each element counts in the results; 0 where it does not, which no sign survives.
+    void scale(T* numbers) const {
+        if (!weighs && p.factor == 1) return;
+        Vector factor = T(p.factor);
         for (std::int64_t i = 0; i < vectors; ++i) {
-            Vector v = Vector::load(x + i * lanes), q = Vector::load(t + i * lanes);
-            Vector positive = q * keep + half, negative = (one - q) * keep + half;
-            if (weighs) positive = positive * Vector::load(scratch + i * lanes);
-            Vector size = larger(v, -v);
-            size = select(v == v, size, v);
-            Vector decay = exp_below_one(-size), tail = log1p_below_one(decay);
-            // softplus(-x) and softplus(x), each a sum of terms >= 0
-            Vector miss = larger(-v, zero) + tail, alarm = larger(v, zero) + tail;
-            Vector loss = select(positive == T(0), zero, positive * miss) + select(negative == T(0), zero, negative * alarm);
-            select(v == v, loss, v).store(x + i * lanes);
-            if (!wants_slope) continue;
-            Vector more = one / (one + decay), less = decay * more;
-            auto up = v < T(0);
-            Vector slope = negative * select(up, less, more) - positive * select(up, more, less);
-            select(v == v, slope, v).store(t + i * lanes);
+            Vector by = weighs ? convert<T>(weights(i) * p.factor) : factor;
+            (Vector::load(numbers + i * lanes) * by + T(0)).store(numbers + i * lanes);
         }
-        if (p.valid.data) {
-            load(p.valid, first, count, scratch);
-            for (std::int64_t i = 0; i < count; ++i)
-                if (scratch[i] == 0) x[i] = t[i] = 0;
+    }
+
+public:
+    Block(const ElementProblem& problem, std::int64_t index)
+        : p(problem), first(index * block_elements), count(std::min(block_elements, problem.count - first)) {
+        read();
+        if (is_float || p.inputs == Inputs::logits)
+            for (std::int64_t i = 0; i < vectors; ++i) compute<OfLogits<T>>(i);
+        else if constexpr (!is_float) {
+            if (p.inputs == Inputs::probs)
+                for (std::int64_t i = 0; i < vectors; ++i) compute<OfProbs<lanes>>(i);
+            else
+                for (std::int64_t i = 0; i < vectors; ++i) compute<OfLogProbs<lanes>>(i);
         }
-        if (p.losses) std::copy(x, x + count, p.losses + first);
         if (p.sums) {
             std::fill(x + count, x + block_elements, T(0));
-            Lanes<double, lanes> total = 0.0;
-            for (std::int64_t i = 0; i < vectors; ++i) total = total + convert<double>(Vector::load(x + i * lanes));
+            Weight total = 0.0;
+            for (std::int64_t i = 0; i < vectors; ++i) {
+                Weight loss = convert<double>(Vector::load(x + i * lanes));
+                total = total + (weighs ? loss * weights(i) : loss);
+            }
             p.sums[index] = sum(total);
         }
-        if (wants_slope) {
-            Vector upstream = T(p.upstream);
-            for (std::int64_t i = 0; i < vectors; ++i) (Vector::load(t + i * lanes) * upstream).store(t + i * lanes);
+        if (p.losses.data) {
+            scale(x);
+            writer<T>(p.losses.dtype)(x, count, p.losses.data + first * p.losses.stride, p.losses.stride);
+        }
+        if (p.gradient.data) {
+            scale(t);
             writer<T>(p.gradient.dtype)(t, count, p.gradient.data + first * p.gradient.stride, p.gradient.stride);
         }
     }
 };
 
 void blocks(const ElementProblem& p, std::int64_t first, std::int64_t end) {
-    for (std::int64_t i = first; i < end; ++i) p.logits.dtype == DType::float64 ? Kernel<double>::block(p, i) : Kernel<float>::block(p, i);
+    for (std::int64_t i = first; i < end; ++i) {
+        if (p.in_double()) Block<double>(p, i);
+        else Block<float>(p, i);
+    }
 }
 
 }  // namespace

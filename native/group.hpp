@@ -316,18 +316,10 @@ struct RowGroup {
         double* weights = group.weights(1) + first;
         Chunk zero = 0.0, b = Chunk::load(weights), l = log_sum - Chunk::load(group.logits(1) + first);
         Decay<chunk_rows> decay(-l);
-        Chunk chance = decay.complement, power = 1.0;
-        if (p.focal_gamma == int(p.focal_gamma) && p.focal_gamma <= 3) {
-            for (int i = 0; i < int(p.focal_gamma); ++i) power = power * chance;
-        } else {
-            double each[chunk_rows];
-            chance.store(each);
-            for (double& number : each) number = std::pow(number, p.focal_gamma);
-            power = Chunk::load(each);
-        }
+        Chunk chance = decay.complement, factor = power(chance, p.focal_gamma);
         Chunk ratio = select(l == 0.0, Chunk(1.0), l / chance), decaying = select(l == infinity, zero, ratio * decay.value);
-        loss = select(b == 0.0, zero, b * l * power);
-        mass = b * power * (decaying * p.focal_gamma + 1.0);
+        loss = select(b == 0.0, zero, b * l * factor);
+        mass = b * factor * (decaying * p.focal_gamma + 1.0);
         mass.store(weights);
     }
 

@@ -99,6 +99,7 @@ LANES_OPERATOR(|)
         return a op Lanes<T, N>(b);                                                                               \
     }
 LANES_COMPARISON(==)
+LANES_COMPARISON(!=)
 LANES_COMPARISON(<)
 LANES_COMPARISON(>)
 LANES_COMPARISON(<=)
@@ -148,6 +149,12 @@ template <class T, int N> INLINE Lanes<T, N> select(typename Lanes<T, N>::Intege
 // The larger one; b where a comparison with NaN decides (that is: a NaN in b is kept, a NaN in a is dropped).
 template <class T, int N> INLINE Lanes<T, N> larger(Lanes<T, N> a, Lanes<T, N> b) {
     UNROLL for (int i = 0; i < a.registers; ++i) a.part[i] = a.part[i] > b.part[i] ? a.part[i] : b.part[i];
+    return a;
+}
+
+template <int N> INLINE Lanes<double, N> square_root(Lanes<double, N> a) {
+    UNROLL for (int i = 0; i < a.registers; ++i)
+        for (int j = 0; j < a.per_register; ++j) a.part[i][j] = __builtin_sqrt(a.part[i][j]);
     return a;
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 enum class DType : std::int32_t {
     float64, float32, float16, bfloat16, int64, int32, int16, int8, uint64, uint32, uint16, uint8, boolean
@@ -97,21 +98,30 @@ struct RowKernel {
     void (*part_gradient)(const Problem&, std::int64_t group, std::int64_t part, void* workspace, void* group_memory);
 };
 
-// A vector of numbers with a stride in bytes (0: the same number everywhere).
+// A vector of numbers with a stride in bytes (0: the same number everywhere). Of an array that was broadcast, element i has the entry
+// i / repeat, modulo the period.
 struct Elements {
     char* data = nullptr;
     DType dtype = DType::float64;
-    std::int64_t stride = 0;
+    std::int64_t stride = 0, repeat = 1, period = std::numeric_limits<std::int64_t>::max();
 };
 
 // The sigmoid loss of `count` elements.
 struct ElementProblem {
+    enum class Inputs { logits, probs, log_probs };
     std::int64_t count = 0;
-    Elements logits, target, pos_weight, valid, gradient;
-    double smoothing = 0, upstream = 1;
-    double* losses = nullptr;  // one per element
-    double* sums = nullptr;    // one per block: their sum in a fixed order is the loss for any number of threads
+    Inputs inputs = Inputs::logits;
+    Elements logits, target, pos_weight;
+    Elements weight, valid;     // what an element counts: 0 is not read
+    bool ignores = false;
+    double ignored = 0;         // a target that does not count either
+    double smoothing = 0, focal_gamma = 0;
+    double* sums = nullptr;     // one per block, of weight x loss: their sum in a fixed order is the loss for any number of threads
+    double factor = 1;          // of the two below, beside the weight
+    Elements losses, gradient;  // one per element
     int threads = 1;
+    // Float has no digits to spare for powers and logarithms of probabilities.
+    bool in_double() const { return logits.dtype == DType::float64 || inputs != Inputs::logits || focal_gamma != 0; }
 };
 
 struct ElementKernel {

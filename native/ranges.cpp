@@ -13,17 +13,17 @@ constexpr std::int64_t chunk = 1 << 14, labels_at_once = 1 << 12;
 
 template <class T> struct Limits {
     T low, high, ignored;
-    bool ignores, allows_nan;
+    bool ignores, allows_nan, ends_only;
 
     explicit Limits(const Range& range)
         : low(clamped(range.low)), high(clamped(range.high)), ignored(clamped(range.ignored)),
-          ignores(range.ignores && double(ignored) == range.ignored), allows_nan(range.allows_nan) {}
+          ignores(range.ignores && double(ignored) == range.ignored), allows_nan(range.allows_nan), ends_only(range.ends_only) {}
     static T clamped(double value) {
         using L = std::numeric_limits<T>;
         if (value <= double(L::lowest())) return L::has_infinity && value < double(L::lowest()) ? T(-L::infinity()) : L::lowest();
         return value >= double(L::max()) ? L::max() : T(value);
     }
-    bool holds(T x) const { return (x >= low) & (x <= high); }
+    bool holds(T x) const { return ends_only ? (x == low) | (x == high) : (x >= low) & (x <= high); }
 };
 
 template <class T> std::int64_t count(const Elements& numbers, std::int64_t size, const Range& range) {
@@ -34,18 +34,14 @@ template <class T> std::int64_t count(const Elements& numbers, std::int64_t size
     parallel_for(pieces, workers_for(double(size) * sizeof(T) * 0.1, range.threads, pieces), [&](std::int64_t piece, int) {
         if (is_wrong.load(std::memory_order_relaxed)) return;
         const T* x = reinterpret_cast<const T*>(numbers.data) + piece * chunk;
-        int length = int(std::min(chunk, size - piece * chunk)), outside = 0, special = 0;
+        int length = int(std::min(chunk, size - piece * chunk)), outside = 0, special = 0, nan = 0;
+        bool may_lie_inside = limits.holds(limits.ignored);
         for (int i = 0; i < length; ++i) outside += !limits.holds(x[i]);
-        if (!outside) {
-            if (limits.ignores && limits.holds(limits.ignored))
-                for (int i = 0; i < length; ++i) special += x[i] == limits.ignored;
-        } else {
-            for (int i = 0; i < length; ++i) {
-                bool is_ignored = limits.ignores && x[i] == limits.ignored, is_nan = limits.allows_nan && x[i] != x[i];
-                special += is_ignored;
-                if (!limits.holds(x[i]) && !is_ignored && !is_nan) is_wrong = true;
-            }
-        }
+        if (limits.ignores && (outside || may_lie_inside))
+            for (int i = 0; i < length; ++i) special += x[i] == limits.ignored;
+        if (limits.allows_nan && outside)
+            for (int i = 0; i < length; ++i) nan += x[i] != x[i];
+        if (outside != nan + (may_lie_inside ? 0 : special)) is_wrong = true;
         if (special) ignored += special;
     });
     return is_wrong ? -1 : ignored.load();

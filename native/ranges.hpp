@@ -6,6 +6,7 @@
 struct Range {
     double low = 0, high = 1;
     bool allows_nan = false;
+    bool ends_only = false;  // low and high, and nothing between them
     bool ignores = false;
     double ignored = 0;  // a number that may lie outside
     int threads = 1;

@@ -65,7 +65,7 @@ double nanoseconds(const Problem& p) {
     return double(p.rows) * (10 + (reads_labels_only ? 0 : per_element * double(p.classes)));
 }
 double nanoseconds(const ElementProblem& p) {
-    return double(p.count) * (p.logits.dtype == DType::float64 ? 6 : 1.5);
+    return double(p.count) * (p.in_double() ? 6 : 1.5);
 }
 
 int cores() {

@@ -222,6 +222,21 @@ template <int N> struct Tanh {
     }
 };
 
+// c^gamma for 0 <= c <= 1: products, and a root, where gamma is a small multiple of 1/2, as it mostly is.
+template <int N> INLINE Lanes<double, N> power(Lanes<double, N> c, double gamma) {
+    double whole = std::floor(gamma), half = gamma - whole;
+    Lanes<double, N> result = 1.0;
+    if (whole <= 3 && (half == 0 || half == 0.5)) {
+        if (half != 0) result = square_root(c);
+        for (int i = 0; i < int(whole); ++i) result = result * c;
+        return result;
+    }
+    double each[N];
+    c.store(each);
+    for (double& number : each) number = std::pow(number, gamma);
+    return Lanes<double, N>::load(each);
+}
+
 // 2^k (1 + f) = u with sqrt(1/2) <= 1 + f < sqrt(2); log(1 + f) = f - f^2/2 + s (f^2/2 + R(s^2)), s = f / (2 + f), where
 // s R is what 2 atanh(s) has beyond its first term. `extra` is added where it does not round away (log1p's lost bits).
 template <int N> INLINE Lanes<double, N> log_of(Lanes<double, N> u, Lanes<double, N> extra) {
@@ -242,19 +257,19 @@ template <int N> INLINE Lanes<double, N> log_of(Lanes<double, N> u, Lanes<double
     return ((s * (half_square + R) + (k * Exp<double>::ln2_low + extra)) - half_square) + f + k * Exp<double>::ln2_high;
 }
 
-// log x for normal x > 0; log 0 = -inf; NaN for x < 0 and NaN.
-template <int N> INLINE Lanes<double, N> log(Lanes<double, N> x) {
+// log(x + rest) for x >= 0 and a rest below its last place; log 0 = -inf; NaN for x < 0 and NaN.
+template <int N> INLINE Lanes<double, N> log(Lanes<double, N> x, Lanes<double, N> rest = Lanes<double, N>(0.0)) {
     using Real = Lanes<double, N>;
     constexpr double infinity = std::numeric_limits<double>::infinity();
     auto tiny = x < 0x1p-1022;
-    Real result = log_of(select(tiny, x * 0x1p54, x), Real(0.0));
+    Real result = log_of(select(tiny, x * 0x1p54, x), select(rest == 0.0, Real(0.0), rest / x));
     result = select(tiny, result - 54 * 0.693147180559945309417, result);
     result = select(x < infinity, result, x);
     result = select(x == 0.0, Real(-infinity), result);
     return select(x < 0.0, Real(infinity - infinity), result);
 }
 
-// The same in float for 0 <= x < 2^64: f is x itself where 1 + x needs no power of two, so that no digit of a small x is lost.
+// log(1 + x) in float for 0 <= x < 2^64: f is x itself where 1 + x needs no power of two, so that no digit of a small x is lost.
 template <int N> INLINE Lanes<float, N> log1p(Lanes<float, N> x) {
     using Real = Lanes<float, N>;
     using Integer = typename Real::Integer;

@@ -23,7 +23,10 @@ class BinaryCoefficients:
     focal_gamma: float
     target: Any
     pos_weight: Any = None
-    valid: Any = None  # bool; None = every element
+    valid: Any = None  # bool; None = every element, but for those of the two next lines
+    ignored_label: int | None = None  # a target that does not count either, for kernels that know it when they read it
+    weight: Any = None  # what an element counts, where that is not left to the caller's upstream factor
+    totals: tuple[int, float] | None = None  # how many elements count, and their weight, where one look has told
 
     def elements(self, block: Any) -> BinaryCoefficients:
         """The data of a block of elements: ``block`` is an index that keeps views."""
@@ -31,9 +34,8 @@ class BinaryCoefficients:
         def part(value: Any) -> Any:
             return None if value is None else value[block]
 
-        return dataclasses.replace(
-            self, target=self.target[block], pos_weight=part(self.pos_weight), valid=part(self.valid)
-        )
+        names = ("target", "pos_weight", "valid", "weight")
+        return dataclasses.replace(self, **{name: part(getattr(self, name)) for name in names})
 
 
 def sigmoid_losses(xp: Any, x: Any, inputs: str) -> tuple[Any, Any]:

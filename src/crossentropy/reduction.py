@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from crossentropy.arrays import check_non_negative, is_boolean, values_known
+from crossentropy.row_loss import times
 
 NATS_PER_UNIT = {"nats": 1.0, "bits": math.log(2.0)}
 
@@ -29,6 +30,19 @@ def of_valid(values: Any, valid: Any) -> Any:
     if valid is None or not values_known(valid):
         return values
     return values[valid]
+
+
+def value_of(xp: Any, losses: Any, valid: Any, upstream: Any, total: bool) -> Any:
+    """upstream_i loss_i, or their sum, which has the bits of the rows that count alone."""
+    if not total:
+        return times(xp, upstream, losses)
+    if upstream.ndim == 0:
+        return times(xp, upstream, xp.sum(of_valid(losses, valid)))
+    # The largest factor last, so that rows of equal weight have the bits of rows without weights.
+    top = xp.max(upstream, axis=0) if upstream.shape[0] else xp.sum(upstream)
+    scale = xp.where(top > 0, top, 1.0)
+    share = xp.where(top > 0, upstream / scale, upstream)
+    return times(xp, scale, xp.sum(of_valid(times(xp, share, losses), valid)))
 
 
 class Reduction:

@@ -116,9 +116,68 @@ def test_the_binary_loss(dtype, reduction, core_alone):
     x = logits.detach().double().requires_grad_()
     expected = F.binary_cross_entropy_with_logits(x, target.double(), reduction=reduction)
     torch.testing.assert_close(value.detach().double(), expected.detach(), rtol=1e-6, atol=1e-12)
-    if reduction != "none":  # whose elements have a factor each, which the core leaves to the plain code
-        slopes = torch.autograd.grad(value, leaf, upstream)[0], torch.autograd.grad(expected, x)[0].to(dtype)
-        torch.testing.assert_close(*slopes, rtol=0.01 if dtype.itemsize == 2 else 1e-5, atol=1e-7)
+    slopes = torch.autograd.grad(value, leaf, upstream)[0], torch.autograd.grad(expected, x, upstream.double())[0]
+    torch.testing.assert_close(slopes[0], slopes[1].to(dtype), rtol=0.01 if dtype.itemsize == 2 else 1e-5, atol=1e-7)
+
+
+ELEMENT_OPTIONS = {
+    "pos_weight": {"pos_weight": torch.linspace(0, 3, 23)},
+    "row_weight": {"row_weight": torch.linspace(0, 3, 23), "ignore_index": -7},
+    "all of both": {"row_weight": torch.linspace(0, 3, 23).expand(6, 23).contiguous(), "pos_weight": torch.tensor(2.0)},
+    "focal_gamma": {"focal_gamma": 2.0},
+    "normalizer": {
+        "normalizer": 3.0,
+        "unit": "bits",
+        "row_weight": torch.linspace(0, 1, 6, dtype=torch.bfloat16)[:, None],
+    },
+    "ignored": {"ignore_index": 1},
+}
+
+
+@needs_core
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", ELEMENT_OPTIONS)
+@pytest.mark.parametrize("inputs", ["logits", "probs", "log_probs"])
+def test_every_option_of_the_binary_loss_is_the_cores(name, inputs, reduction, monkeypatch):
+    """The numbers that NumPy arrays give, without tensor code and, but for factors of each element, bit for bit."""
+    options = {"inputs": inputs, "reduction": reduction, **ELEMENT_OPTIONS[name]}
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(6, 23, generator=generator)
+    if inputs != "logits":
+        logits = logits.sigmoid() if inputs == "probs" else F.logsigmoid(logits)
+    target = (torch.rand(6, 23, generator=generator) < 0.3).to(torch.int64)
+    arrays = {k: v.float().numpy() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    expected = xe.binary_cross_entropy_value_and_grad(logits.numpy(), target.numpy(), **arrays)
+    monkeypatch.setattr(generic, "binary_loss", None)
+    leaf = logits.clone().requires_grad_()
+    for given in (target, target.double(), target.bool()):
+        if given.dtype == torch.bool and name == "ignored":
+            continue
+        value = xe.binary_cross_entropy(leaf, given, **options)
+        gradient = torch.autograd.grad(value, leaf, torch.ones_like(value))[0]
+        np.testing.assert_array_equal(value.detach().numpy(), expected[0])
+        np.testing.assert_allclose(gradient.numpy(), expected[1], rtol=2e-7, atol=0)
+
+
+@needs_core
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("name", ELEMENT_OPTIONS)
+def test_second_derivatives_of_what_the_core_read(name, reduction):
+    options = {"reduction": reduction, **ELEMENT_OPTIONS[name]}
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(6, 23, generator=generator, dtype=torch.float64).requires_grad_()
+    target = (torch.rand(6, 23, generator=generator) < 0.3).to(torch.int64)
+    assert torch.autograd.gradgradcheck(lambda x: xe.binary_cross_entropy(x, target, **options), (logits,))
+
+
+@needs_core
+def test_a_changed_weight_of_the_binary_loss_is_an_error():
+    """It is read once more by a backward pass through single losses."""
+    leaf, weight = torch.zeros(3, requires_grad=True), torch.ones(3)
+    losses = xe.binary_cross_entropy(leaf, torch.ones(3), row_weight=weight, reduction="none")
+    weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        losses.sum().backward()
 
 
 def test_a_view_shares_the_tensors_memory():

@@ -371,7 +371,8 @@ def test_operators_are_registered_as_torch_wants_them(name):
     operator = getattr(torch.ops.crossentropy, name).default
     x, upstream = X.clone().requires_grad_(), torch.tensor(0.25, dtype=DOUBLE)
     if name == "element_loss":
-        arguments = (x.detach().reshape(-1).requires_grad_(), upstream, None, SOFT.reshape(-1), None, None)
+        weight = torch.ones(X.numel(), dtype=DOUBLE)
+        arguments = (x.detach().reshape(-1).requires_grad_(), upstream, None, SOFT.reshape(-1), None, weight, None)
         arguments += ("logits", 0.0, 0.0, None, None, True)
     else:
         vector = V if name == "row_hessian_vector" else None

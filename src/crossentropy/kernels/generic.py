@@ -297,13 +297,20 @@ def binary_input(xp: Any, logits: Any, c: BinaryCoefficients, work: Any) -> Any:
     return x if c.valid is None else xp.where(c.valid, x, {"logits": 0.0, "probs": 0.5, "log_probs": -1.0}[c.inputs])
 
 
+def counted(xp: Any, value: Any, c: BinaryCoefficients) -> Any:
+    """Times the element's weight; 0 where it does not count."""
+    if c.weight is not None:
+        value = times(xp, c.weight, value)
+    return value if c.valid is None else xp.where(c.valid, value, 0.0)
+
+
 def binary_loss(xp: Any, logits: Any, c: BinaryCoefficients, work: Any) -> Any:
     """pos_weight t f(-log p) + (1 - t) f(-log(1 - p)) per element, f the focal transform or nothing; ignored 0."""
     x = binary_input(xp, logits, c, work)
     total = xp.where(xp.isnan(x), xp.nan, 0.0)
     for weight, loss in zip(binary_measure(xp, c, x), sigmoid_losses(xp, x, c.inputs), strict=True):
         total = total + times(xp, weight, focal(xp, loss, c.focal_gamma) if c.focal_gamma else loss)
-    return total if c.valid is None else xp.where(c.valid, total, 0.0)
+    return counted(xp, total, c)
 
 
 def binary_gradient(xp: Any, logits: Any, c: BinaryCoefficients, upstream: Any, work: Any) -> Any:
@@ -315,8 +322,7 @@ def binary_gradient(xp: Any, logits: Any, c: BinaryCoefficients, upstream: Any, 
         if c.focal_gamma:
             slope = times(xp, focal_slope(xp, loss, c.focal_gamma), slope)
         total = total + times(xp, weight, slope)
-    total = times(xp, upstream, total)
-    return total if c.valid is None else xp.where(c.valid, total, 0.0)
+    return counted(xp, times(xp, upstream, total), c)
 
 
 def binary_hessian_vector(xp: Any, logits: Any, c: BinaryCoefficients, vector: Any, upstream: Any, work: Any) -> Any:
@@ -330,8 +336,7 @@ def binary_hessian_vector(xp: Any, logits: Any, c: BinaryCoefficients, vector: A
             bend, stretch = focal_curvature(xp, loss, c.focal_gamma), focal_slope(xp, loss, c.focal_gamma)
             curvature = times(xp, bend, slope * slope) + times(xp, stretch, curvature)
         total = total + times(xp, weight, curvature)
-    total = times(xp, upstream, times(xp, xp.astype(vector, work), total))
-    return total if c.valid is None else xp.where(c.valid, total, 0.0)
+    return counted(xp, times(xp, upstream, times(xp, xp.astype(vector, work), total)), c)
 
 
 def divergence(xp: Any, t: Any, p: Any) -> Any:

@@ -25,6 +25,7 @@ try:
 except ModuleNotFoundError:  # a build without the core; a broken one says so
     _native = None
 
+INPUTS = ("logits", "probs", "log_probs")  # ElementProblem::Inputs
 NUMBERS = "dflqihbB"  # NumPy's characters of the dtypes that ``within`` reads
 EVERY_CORE = 0  # as a number of threads: those that this process may use
 # The dtype of another library's bfloat16 numbers, where NumPy has none for them: their bits, marked as such.
@@ -63,15 +64,21 @@ def label_scan() -> Callable[..., tuple[int, float] | None] | None:
 
 
 def within(
-    array: np.ndarray, low: float, high: float, ignored: float | None = None, *, nan: bool = False
+    array: np.ndarray,
+    low: float,
+    high: float,
+    ignored: float | None = None,
+    *,
+    nan: bool = False,
+    ends: bool = False,
 ) -> int | None:
-    """How many entries are ``ignored``, if all others lie in [low, high] (or are NaN, if ``nan``).
+    """How many entries are ``ignored``, if all others lie in [low, high], or are NaN (``nan``), or are one (``ends``).
 
     None where one lies outside, or where the core cannot tell: then array code looks, and says where.
     """
     if _native is None or forced() == "generic" or array.dtype.char not in NUMBERS or not array.flags.forc:
         return None
-    return _native.within(array.ravel(order="K"), low, high, ignored, nan)
+    return _native.within(array.ravel(order="K"), low, high, ignored, nan, ends)
 
 
 def reads_every_digit(target: Any, logits: Any) -> bool:
@@ -224,47 +231,62 @@ class Core:
 def binary_losses(
     logits: np.ndarray,
     c: BinaryCoefficients,
-    upstream: Any,
-    gradient: np.ndarray | None,
+    factor: float,
     *,
-    each: bool,
+    losses: np.ndarray | None = None,
+    gradient: np.ndarray | None = None,
     num_threads: int | None,
-) -> np.ndarray | None:
-    """The sigmoid losses, one by one or (not ``each``) as sums of blocks; their gradient goes to ``gradient``.
+) -> float | None:
+    """The sum of weight x sigmoid loss, in a fixed order; or ``losses``, filled with factor x weight x loss.
 
-    None, with nothing written, for what ``generic`` has to compute: other inputs than logits, focal loss, element
-    weights.
+    ``gradient`` takes factor x weight x derivative. An element of weight 0 is not read. None, with nothing written,
+    where ``generic`` has to compute it.
     """
     instruction_set = "generic" if _native is None else forced()
-    if instruction_set == "generic" or c.inputs != "logits" or c.focal_gamma or np.ndim(upstream):
+    if instruction_set == "generic" or logits.size == 0:
         return None
-
-    def flat(array: Any) -> Any:
-        return None if array is None else np.require(array, requirements=["C", "A"]).reshape(-1)
-
     x, target, slope = flat(logits), flat(c.target), flat(gradient)
-    pos_weight = c.pos_weight
-    if pos_weight is not None:
-        pos_weight = flat(pos_weight if any(pos_weight.strides) else pos_weight[(slice(0, 1),) * pos_weight.ndim])
-    losses = np.empty(logits.size if each else _native.element_blocks(logits.size))
+    sums = np.empty(_native.element_blocks(logits.size)) if losses is None else None
     _native.binary(
         bits(x),
         is_bfloat16(logits),
+        INPUTS.index(c.inputs),
         bits(target),
         is_bfloat16(c.target),
-        pos_weight,
+        c.ignored_label,
         flat(c.valid),
+        *own_entries(c.pos_weight),
+        *own_entries(c.weight),
         c.label_smoothing,
-        float(upstream),
-        losses if each else None,
-        None if each else losses,
+        c.focal_gamma,
+        factor,
+        losses,
+        sums,
         None if slope is None else bits(slope),
         num_threads or EVERY_CORE,
         instruction_set,
     )
     if gradient is not None and not np.may_share_memory(slope, gradient):
         gradient[...] = slope.reshape(gradient.shape)
-    return losses
+    return 0.0 if sums is None else float(sums.sum())
+
+
+def flat(array: Any) -> Any:
+    return None if array is None else np.require(array, requirements=["C", "A"]).reshape(-1)
+
+
+def own_entries(array: Any) -> tuple[Any, int]:
+    """The entries that an array had before it was broadcast, and how many elements each of them serves in turn.
+
+    The elements then begin with the first entry again.
+    """
+    if array is None:
+        return None, 1
+    repeats = [stride == 0 or extent == 1 for stride, extent in zip(array.strides, array.shape, strict=True)]
+    first = next((axis for axis, repeated in enumerate(repeats) if not repeated), array.ndim)
+    end = array.ndim - next((axis for axis, repeated in enumerate(reversed(repeats)) if not repeated), array.ndim)
+    own = array[(0,) * first + (slice(None),) * (end - first) + (0,) * (array.ndim - max(first, end))]
+    return flat(own if own.dtype.char in NUMBERS else float64(own)), math.prod(array.shape[max(first, end) :])
 
 
 def row_scores(

@@ -27,7 +27,7 @@ from crossentropy.arrays import (
     is_sparse,
     outside,
 )
-from crossentropy.binary_coefficients import binary_coefficients, check_binary_probabilities
+from crossentropy.binary_coefficients import binary_coefficients
 from crossentropy.binary_loss import BinaryCoefficients
 from crossentropy.kernels import generic
 from crossentropy.kernels.xla.namespace import namespace as xp
@@ -301,8 +301,7 @@ def binary(logits: Any, target: Any, options: BinaryOptions) -> tuple[Any, Binar
         return bad if options.ignore_index is None else bad & ~equals(xp, t, options.ignore_index)
 
     target = undefined_where(no_target, as_array("target", target))
-    c, row_weight = binary_coefficients(xp, target, shape, options, work)
-    check_binary_probabilities(xp, logits, c)
+    c, row_weight = binary_coefficients(xp, logits, target, options, work)
     flat_weight = None if row_weight is None else jnp.reshape(row_weight, (-1,))
     factors = factors_of(options, shape, flat_weight, derivatives.flat(c.valid), 1.0, work)
     return no_probability(logits, options.inputs), c, factors

@@ -9,6 +9,11 @@ from crossentropy.libraries.numpy.conversion import (
     values_known,
     values_readable,
 )
+from crossentropy.libraries.numpy.elements import (
+    binary_cross_entropy,
+    binary_cross_entropy_value_and_grad,
+    map_elements,
+)
 from crossentropy.libraries.numpy.linear import (
     linear_cross_entropy,
     linear_cross_entropy_value_and_grad,
@@ -16,12 +21,9 @@ from crossentropy.libraries.numpy.linear import (
 )
 from crossentropy.libraries.numpy.losses import (
     Rows,
-    binary_cross_entropy,
-    binary_cross_entropy_value_and_grad,
     cross_entropy,
     cross_entropy_hvp,
     cross_entropy_value_and_grad,
-    map_elements,
     map_rows,
     row_summary,
 )

@@ -1,10 +1,9 @@
-"""The losses of NumPy arrays: blocks of rows, dtypes of results. The arithmetic is in ``kernels``."""
+"""The softmax losses of NumPy arrays: blocks of rows, dtypes of results. The arithmetic is in ``kernels``."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,11 +11,11 @@ import numpy as np
 
 from crossentropy import arguments, reduction
 from crossentropy.arrays import Layout, is_boolean, layout_of
-from crossentropy.binary_coefficients import binary_coefficients, check_binary_probabilities
+from crossentropy.binary_coefficients import PROBABILITIES
 from crossentropy.kernels import generic, native
 from crossentropy.libraries.numpy.conversion import WORK, as_array, as_floating, result_dtype, xp
 from crossentropy.libraries.numpy.output import Output
-from crossentropy.options import BinaryOptions, LossOptions
+from crossentropy.options import LossOptions
 from crossentropy.reduction import Reduction
 from crossentropy.row_coefficients import (
     RowCoefficients,
@@ -120,11 +119,10 @@ class Rows:
     def has_good_inputs(self, *, every: bool) -> bool:
         """Is there nothing that ``check_inputs`` could refuse, as the core sees it? Of labels, their entries alone."""
         inputs, c = self.options.inputs, self.coefficients
-        low, high = (0.0, 1.0) if inputs == "probs" else (-math.inf, 0.0)
         if self.core and c.dense is None and not c.label_smoothing and not every:
-            self.labelled = self.core.labelled(low, high)
+            self.labelled = self.core.labelled(*PROBABILITIES[inputs])
             return self.labelled is not None
-        return native.within(self.given, low, high, nan=True) is not None
+        return native.within(self.given, *PROBABILITIES[inputs], nan=True) is not None
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray, RowCoefficients]]:
         for block in blocks(self.layout.count, self.layout.classes):
@@ -281,61 +279,6 @@ def shaped_summary(
     return shaped(lse), target_log_prob, shaped(entropy), np.reshape(prediction, shape)[()]
 
 
-def binary_cross_entropy(logits: Any, target: Any, options: BinaryOptions) -> Any:
-    return binary(as_floating("logits", logits), target, options, None)
-
-
-def binary_cross_entropy_value_and_grad(logits: Any, target: Any, options: BinaryOptions, out: Any) -> tuple[Any, Any]:
-    logits = as_floating("logits", logits)
-    gradient = Output(out, logits, logits, target)
-    return binary(logits, target, options, gradient.buffer), gradient.deliver()
-
-
-@quiet
-def binary(logits: np.ndarray, target: Any, options: BinaryOptions, gradient: np.ndarray | None) -> Any:
-    """The reduced loss; its gradient is written into ``gradient`` where one is given."""
-    options, target = arguments.options(as_array, options), as_array("target", target)
-    coefficients, row_weight = binary_coefficients(xp, target, logits.shape, options, WORK, native.within)
-    if options.inputs != "logits":
-        check_binary_probabilities(xp, logits, coefficients)
-    flat_weight, valid = (None if a is None else np.reshape(a, (-1,)) for a in (row_weight, coefficients.valid))
-    how = Reduction(xp, options, logits.shape, flat_weight, valid, 1.0, WORK)
-    factor = how.upstream()
-    losses = native.binary_losses(
-        logits,
-        coefficients,
-        factor,
-        gradient,
-        each=not how.is_total,
-        num_threads=options.num_threads,
-    )
-    if losses is None:
-        losses = np.empty(logits.shape)
-        factor = np.reshape(factor, logits.shape) if np.ndim(factor) else factor
-        for index in element_blocks(logits.shape):
-            part, piece = logits[index], coefficients.elements(index)
-            losses[index] = generic.binary_loss(xp, part, piece, WORK)
-            if gradient is not None:
-                share = factor[index] if np.ndim(factor) else factor
-                gradient[index] = generic.binary_gradient(xp, part, piece, share, WORK)
-        losses = losses.reshape(-1)
-    elif how.is_total:  # sums of blocks
-        return as_result(how.of_total(losses.sum()), result_dtype(logits))
-    return as_result(how.of_losses(losses), result_dtype(logits))
-
-
-def element_blocks(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
-    """Indices that cut an array of this shape into blocks; views, whatever the strides."""
-    inner = math.prod(shape[1:])
-    if not shape or inner == 0:
-        yield (...,)
-    elif inner <= BLOCK:
-        yield from ((block, ...) for block in blocks(shape[0], inner))
-    else:
-        for first in range(shape[0]):
-            yield from ((first, *rest) for rest in element_blocks(shape[1:]))
-
-
 @quiet
 def map_rows(
     function: Callable[..., Any], axis: int, keeps_classes: bool, *, probabilities: bool = False, **named: Any
@@ -348,14 +291,3 @@ def map_rows(
     for block in blocks(layout.count, layout.classes):
         result[block] = function(xp, *(xp.astype(part[block], WORK) for part in rows))
     return layout.from_rows(xp, result) if keeps_classes else result.reshape(layout.row_shape)[()]
-
-
-@quiet
-def map_elements(function: Callable[..., Any], **named: Any) -> Any:
-    """``function(xp, array)`` in float64, elementwise."""
-    ((name, value),) = named.items()
-    array = as_floating(name, value)
-    result = np.empty(array.shape, result_dtype(array))
-    for index in element_blocks(array.shape):
-        result[index] = function(xp, xp.astype(array[index], WORK))
-    return result[()]

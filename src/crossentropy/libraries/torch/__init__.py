@@ -10,13 +10,14 @@ import torch
 from crossentropy import arguments
 from crossentropy.libraries.torch import compute, distributions, summary
 from crossentropy.libraries.torch.conversion import WORK, as_array, as_floating, check_out, result_dtype
+from crossentropy.libraries.torch.element_problem import element_problem
 from crossentropy.libraries.torch.linear import (
     linear_cross_entropy,
     linear_cross_entropy_value_and_grad,
     linear_row_summary,
 )
 from crossentropy.libraries.torch.namespace import Namespace
-from crossentropy.libraries.torch.problem import Problem, element_problem, row_problem
+from crossentropy.libraries.torch.problem import Problem, row_problem
 from crossentropy.libraries.torch.tensors import differentiable, values_known, values_readable
 from crossentropy.options import BinaryOptions, LossOptions
 

@@ -10,7 +10,6 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
 from crossentropy.kernels import generic, native
@@ -19,8 +18,8 @@ from crossentropy.libraries.torch.conversion import WORK, result_dtype
 from crossentropy.libraries.torch.forms import ROWS, Form, view
 from crossentropy.libraries.torch.namespace import Namespace
 from crossentropy.libraries.torch.tensors import IS_DEVICE_EMULATED, on_host
-from crossentropy.reduction import of_valid
-from crossentropy.row_loss import row_loss, times
+from crossentropy.reduction import value_of
+from crossentropy.row_loss import row_loss
 
 # Elements per block on the CPU: the float64 temporaries of one block (256 kB each) stay in a core's cache.
 BLOCK = 1 << 15
@@ -31,10 +30,9 @@ def loss(form: Form, x: Any, upstream: Any, rest: Any, gradient: Any = None) -> 
     *flat, axis, num_threads, total = rest
     dtype = result_dtype(x)
     if on_host(x):
-        factor = view(upstream)
-        found = core.losses(form, x, axis, form.as_arrays(flat), factor, gradient, num_threads, total)
+        found = core.value(form, x, axis, form.as_arrays(flat), view(upstream), gradient, num_threads, total)
         if found is not None:
-            return core.as_result(quiet_value_of(*found, factor, total), dtype)
+            return core.as_result(found, dtype)
     c, upstream = form.as_tensors(flat), Namespace(x.device).asarray(upstream, dtype=WORK)
     kernels = device_kernels(form, x, axis, c)
     if kernels is None:
@@ -140,24 +138,3 @@ def delivered(form: Form, rows: Any, array: Any, axis: int | None) -> Any:
 
 def shares_memory(a: Any, b: Any) -> bool:
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
-
-
-def value_of(xp: Any, losses: Any, valid: Any, upstream: Any, total: bool) -> Any:
-    """upstream_i loss_i, or their sum, which has the bits of the rows that count alone."""
-    if not total:
-        return times(xp, upstream, losses)
-    if upstream.ndim == 0:
-        return times(xp, upstream, xp.sum(of_valid(losses, valid)))
-    # The largest factor last, so that rows of equal weight have the bits of rows without weights.
-    top = xp.max(upstream, axis=0) if upstream.shape[0] else xp.sum(upstream)
-    scale = xp.where(top > 0, top, 1.0)
-    share = xp.where(top > 0, upstream / scale, upstream)
-    return times(xp, scale, xp.sum(of_valid(times(xp, share, losses), valid)))
-
-
-def quiet_value_of(losses: Any, valid: Any, upstream: Any, total: bool) -> Any:
-    """``value_of`` in NumPy, which would warn of infinities."""
-    if isinstance(losses, float):  # the sum
-        return upstream * losses if upstream else 0.0
-    with np.errstate(all="ignore"):
-        return value_of(np, losses, valid, np.asarray(upstream), total)

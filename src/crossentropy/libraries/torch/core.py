@@ -12,6 +12,7 @@ from crossentropy.arrays import layout_of
 from crossentropy.kernels import native
 from crossentropy.libraries.torch.forms import Form, view
 from crossentropy.libraries.torch.tensors import is_plain, is_traced, on_host
+from crossentropy.reduction import value_of
 from crossentropy.row_coefficients import explicit
 from crossentropy.row_loss import RowStatistics
 
@@ -23,9 +24,9 @@ def values(tensor: Any) -> Any:
     return view(tensor.float() if tensor.dtype is torch.bfloat16 else tensor)
 
 
-def within(tensor: Any, low: float, high: float, ignored: Any = None) -> int | None:
+def within(tensor: Any, low: float, high: float, ignored: Any = None, **how: bool) -> int | None:
     """The core's one look at the numbers of a plain tensor: ``native.within``."""
-    return native.within(view(tensor), low, high, ignored)
+    return native.within(view(tensor), low, high, ignored, **how)
 
 
 def dense_mass(logits: Any, axis: int, c: Any) -> Any:
@@ -43,28 +44,44 @@ def dense_mass(logits: Any, axis: int, c: Any) -> Any:
     return torch.from_numpy(mass)
 
 
-def losses(
+def value(
     form: Form, x: Any, axis: int | None, c: Any, upstream: Any, gradient: Any, num_threads: int | None, total: bool
-) -> tuple[Any, Any] | None:
-    """Losses of the rows, and which of these count (None: all); their sum where all that ``total`` needs is that.
+) -> Any:
+    """upstream_i loss_i, or their sum; NumPy's array or a number.
 
     ``c`` and ``upstream`` hold NumPy arrays. The gradient is written where one is given. None, with nothing written,
     where the core cannot take it.
     """
     slope = None if gradient is None else view(gradient)
     threads = num_threads or torch.get_num_threads()
-    is_sum = total and isinstance(upstream, float)
     if axis is None:
-        found = native.binary_losses(view(x), c, upstream, slope, each=not total, num_threads=threads)
-        return None if found is None else (float(found.sum()) if is_sum else found, None)
+        return element_value(view(x), c, upstream, slope, threads, total)
     core = native.core(view(x), layout_of(x.shape, axis), c, threads)
     if core is None:
         return None
-    if is_sum:
-        return core.total(None, upstream, slope), None
+    if total and isinstance(upstream, float):
+        return of_total(core.total(None, upstream, slope), upstream)
     result = np.empty(core.layout.count)
     core.losses(result, upstream, slope)
-    return result, explicit_arrays(c).valid
+    with np.errstate(all="ignore"):  # infinities
+        return value_of(np, result, explicit_arrays(c).valid, np.asarray(upstream), total)
+
+
+def element_value(x: Any, c: Any, upstream: Any, gradient: Any, num_threads: int, total: bool) -> Any:
+    """``value`` of the sigmoid loss."""
+    factor = upstream
+    if np.ndim(upstream):
+        own, factor = np.reshape(upstream, np.shape(c.target)), 1.0
+        c = dataclasses.replace(c, weight=own if c.weight is None else own * c.weight)
+    losses = None if total else np.empty(x.size, np.float64 if x.dtype == np.float64 else np.float32)
+    found = native.binary_losses(x, c, float(factor), losses=losses, gradient=gradient, num_threads=num_threads)
+    if found is None:
+        return None
+    return of_total(found, factor) if total else losses
+
+
+def of_total(losses: float, factor: float) -> float:
+    return factor * losses if factor else 0.0
 
 
 def row_statistics(x: Any, c: Any, num_threads: int | None) -> RowStatistics | None:

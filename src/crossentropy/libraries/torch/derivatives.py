@@ -92,6 +92,11 @@ def to_shape(rows: Any, upstream: Any) -> Any:
     return rows if upstream.ndim else rows.sum()
 
 
+def product(a: Any, upstream: Any) -> Any:
+    """a x upstream; a itself, which may be as large as the logits, where it is 1."""
+    return a if isinstance(upstream, float) and upstream == 1.0 else a.to(WORK) * upstream
+
+
 def is_last_use() -> bool:
     """Is what was saved freed after this backward? Else the caller, who may add to his gradient, gets a copy."""
     return not torch.is_grad_enabled() and not torch._C._autograd._get_current_graph_task_keep_graph()
@@ -124,7 +129,7 @@ def derivatives(calls: Calls) -> dict[str, dict[str, Callable[..., Any]]]:
         refuse(form, ctx.needs_input_grad[3:])
         grads: list[Any] = [None] * len(ctx.others)
         if a is not None and ctx.needs_input_grad[0]:
-            grads[0] = calls.loss_and_gradient(x, a.to(WORK) * upstream, None, *rest[:-1], False)[1]
+            grads[0] = calls.loss_and_gradient(x, product(a, upstream), None, *rest[:-1], a.ndim > 0)[1]
         if a is not None and ctx.needs_input_grad[1]:
             grads[1] = to_shape(a * calls.loss(x, 1.0, None, *rest[:-1], False), upstream)
         return tuple(grads)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from crossentropy.binary_coefficients import explicit_elements
 from crossentropy.binary_loss import BinaryCoefficients
 from crossentropy.kernels import native
 from crossentropy.row_coefficients import explicit
@@ -80,9 +81,13 @@ class Form:
         """The coefficients with tensors, which read the same memory."""
         if not isinstance(flat[0], Held):
             return self.whole(flat, lambda value: value)
-        c = explicit(np, flat[0].coefficients, np.float64) if self is ROWS else flat[0].coefficients
-        arrays = {name: as_tensor(getattr(c, name)) for name in self.tensors}
-        return dataclasses.replace(c, **arrays)
+        c = flat[0].coefficients
+        c = explicit(np, c, np.float64) if self is ROWS else explicit_elements(c)
+        arrays = {name: getattr(c, name) for name in self.tensors}
+        if self is ELEMENTS:
+            # (elements,), written out where it was broadcast.
+            arrays = {k: a if a is None else np.require(a.reshape(-1), requirements="W") for k, a in arrays.items()}
+        return dataclasses.replace(c, **{name: as_tensor(array) for name, array in arrays.items()})
 
     def spread(self, flat: Any) -> list[Any]:
         """The arguments one by one, whichever way they came."""
@@ -153,7 +158,7 @@ ROWS = Form(
 ELEMENTS = Form(
     name="element",
     coefficients=BinaryCoefficients,
-    tensors={"target": 1, "pos_weight": 1, "valid": 1},
+    tensors={"target": 1, "pos_weight": 1, "weight": 1, "valid": 1},
     numbers={"inputs": "str", "label_smoothing": "float", "focal_gamma": "float"},
     defaults={},
     cut=BinaryCoefficients.elements,

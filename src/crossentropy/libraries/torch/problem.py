@@ -14,7 +14,6 @@ import torch
 
 from crossentropy import reduction
 from crossentropy.arrays import Layout, is_sparse, load_library
-from crossentropy.binary_coefficients import binary_coefficients, check_binary_probabilities
 from crossentropy.kernels import generic, native
 from crossentropy.libraries.torch import core
 from crossentropy.libraries.torch.compute import blocks
@@ -25,14 +24,13 @@ from crossentropy.libraries.torch.conversion import (
     as_options,
     as_target,
     result_dtype,
-    widened,
 )
 from crossentropy.libraries.torch.forms import ELEMENTS, ROWS, Held
 from crossentropy.libraries.torch.measure import measured_element_losses, measured_row_losses
 from crossentropy.libraries.torch.namespace import Namespace
 from crossentropy.libraries.torch.primitives import CALLS
-from crossentropy.libraries.torch.tensors import differentiable, is_plain, on_host, values_known
-from crossentropy.options import BinaryOptions, LossOptions
+from crossentropy.libraries.torch.tensors import differentiable, is_plain, is_traced, on_host, values_known
+from crossentropy.options import LossOptions
 from crossentropy.row_coefficients import RowCoefficients, check_dense_target, check_probabilities, row_coefficients
 
 
@@ -170,7 +168,7 @@ quiet_row_parts = np.errstate(all="ignore")(row_parts)
 
 def is_held(logits: Any, target: Any, layout: Layout, options: LossOptions) -> bool:
     """Labels or sparse targets, and options, that are plain memory of the CPU?"""
-    if torch.compiler.is_compiling() or not on_host(logits):
+    if is_traced(logits) or not on_host(logits):
         return False
     if is_sparse(target):
         if not all(is_tensor(part) and is_plain(part) for part in target):
@@ -247,35 +245,3 @@ def dense_mass(xp: Any, logits: Any, layout: Layout, coefficients: RowCoefficien
         generic.dense_target(xp, coefficients.rows(block), WORK)[1].sum(-1) for block in blocks(coefficients.dense)
     ]
     return torch.cat(pieces) if pieces else coefficients.dense.new_zeros(0, dtype=WORK)
-
-
-def element_problem(logits: Any, target: Any, options: BinaryOptions) -> Problem:
-    """The sigmoid loss."""
-    xp, device, shape = Namespace(logits.device), logits.device, tuple(logits.shape)
-    options, target = as_options(options, device), widened(as_array("target", target, device))
-    within = core.within if is_plain(target) else None
-    coefficients, row_weight = binary_coefficients(xp, target, shape, options, WORK, within)
-    if values_known(logits):
-        check_binary_probabilities(xp, logits, coefficients)
-    divisor = reduction.denominator(xp, options, shape, row_weight, coefficients.valid, 1.0, WORK)
-    upstream = factor_of_rows(xp, options, flat(row_weight), divisor)
-    coefficients = dataclasses.replace(
-        coefficients,
-        target=flat(coefficients.target),
-        pos_weight=flat(coefficients.pos_weight),
-        valid=flat(coefficients.valid),
-    )
-    return Problem(
-        x=logits,
-        axis=None,
-        coefficients=coefficients,
-        upstream=xp.asarray(upstream, dtype=WORK),
-        options=options,
-        shape=shape,
-        dtype=result_dtype(logits),
-        measured=differentiable(target) or differentiable(options.pos_weight),
-    )
-
-
-def flat(value: Any) -> Any:
-    return None if value is None else torch.reshape(value, (-1,))
