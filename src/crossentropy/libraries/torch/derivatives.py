@@ -26,12 +26,16 @@ USES_OF_UNPACKED = 3
 
 @dataclasses.dataclass
 class Calls:
-    """The three functions of one form: what a derivative may call."""
+    """The three functions of one form: what a derivative may call.
+
+    ``of_held`` has the first two once more, for a caller that knows that nothing traces or transforms.
+    """
 
     form: Form
     loss: Any = None
     loss_and_gradient: Any = None
     hessian_vector: Any = None
+    of_held: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -124,33 +128,49 @@ def in_own_memory(factor: Any, gradient: Any) -> Any:
 def derivatives(calls: Calls) -> dict[str, dict[str, Callable[..., Any]]]:
     form = calls.form
 
-    def loss_backward(ctx: Any, a: Any) -> tuple[Any, ...]:
-        (x, upstream, _, *rest), _ = saved_inputs(ctx)
-        refuse(form, ctx.needs_input_grad[3:])
-        grads: list[Any] = [None] * len(ctx.others)
-        if a is not None and ctx.needs_input_grad[0]:
-            grads[0] = calls.loss_and_gradient(x, product(a, upstream), None, *rest[:-1], a.ndim > 0)[1]
-        if a is not None and ctx.needs_input_grad[1]:
-            grads[1] = to_shape(a * calls.loss(x, 1.0, None, *rest[:-1], False), upstream)
-        return tuple(grads)
+    def loss_gradients(inputs: Any, _: Any, wants: Any, a: Any) -> tuple[Any, Any]:
+        """To x and upstream, where ``wants`` says so, for an upstream gradient a."""
+        x, upstream, _, *rest = inputs
+        to_x = to_upstream = None
+        if a is not None and wants[0]:
+            to_x = calls.loss_and_gradient(x, product(a, upstream), None, *rest[:-1], a.ndim > 0)[1]
+        if a is not None and wants[1]:
+            to_upstream = to_shape(a * calls.loss(x, 1.0, None, *rest[:-1], False), upstream)
+        return to_x, to_upstream
 
-    def loss_and_gradient_backward(ctx: Any, a: Any, v: Any) -> tuple[Any, ...]:
-        (x, upstream, _, *rest), gradient = saved_inputs(ctx)
-        refuse(form, ctx.needs_input_grad[3:])
-        grads: list[Any] = [None] * len(ctx.others)
-        if ctx.needs_input_grad[0]:
+    def loss_and_gradient_gradients(inputs: Any, gradient: Any, wants: Any, a: Any, v: Any) -> tuple[Any, Any]:
+        x, upstream, _, *rest = inputs
+        to_x = to_upstream = None
+        if wants[0]:
             if a is not None:
                 own = in_own_memory(a, gradient)
-                grads[0] = form.scaled(a, gradient, rest[-3]) if own is None else own
+                to_x = form.scaled(a, gradient, rest[-3]) if own is None else own
             if v is not None:
                 second = calls.hessian_vector(x, upstream, v, *rest)
-                grads[0] = second if grads[0] is None else grads[0] + second
-        if ctx.needs_input_grad[1] and not (a is None and v is None):
+                to_x = second if to_x is None else to_x + second
+        if wants[1] and not (a is None and v is None):
             losses, slopes = calls.loss_and_gradient(x, 1.0, None, *rest[:-1], False)
             parts = [] if a is None else [a.to(WORK) * losses]
             parts += [] if v is None else [form.dot(v, slopes, rest[-3])]
-            grads[1] = to_shape(sum(parts[1:], parts[0]), upstream)
-        return tuple(grads)
+            to_upstream = to_shape(sum(parts[1:], parts[0]), upstream)
+        return to_x, to_upstream
+
+    def backward_of(gradients: Callable[..., tuple[Any, Any]]) -> Callable[..., Any]:
+        def backward(ctx: Any, *outer: Any) -> tuple[Any, ...]:
+            refuse(form, ctx.needs_input_grad[3:])
+            found = gradients(*saved_inputs(ctx), ctx.needs_input_grad, *outer)
+            return (*found, *[None] * (len(ctx.others) - 2))
+
+        return backward
+
+    def backward_of_held(gradients: Callable[..., tuple[Any, Any]]) -> Callable[..., Any]:
+        """The same where x alone has a derivative, and the rest came as one argument."""
+
+        def backward(ctx: Any, *outer: Any) -> tuple[Any, Any]:
+            x, formed, *_ = ctx.saved_tensors
+            return gradients((x, *ctx.rest), formed, (True, False), *outer)[0], None
+
+        return backward
 
     def hessian_vector_backward(ctx: Any, v: Any) -> tuple[Any, ...]:
         (x, upstream, vector, *rest), _ = saved_inputs(ctx)
@@ -219,9 +239,15 @@ def derivatives(calls: Calls) -> dict[str, dict[str, Callable[..., Any]]]:
         return lambda info, in_dims, *inputs: vmap(calls, name, info.batch_size, in_dims, inputs)
 
     return {
-        "loss": {"backward": loss_backward, "jvp": with_outer_tangents(loss_jvp), "vmap": vmap_of("loss")},
+        "loss": {
+            "backward": backward_of(loss_gradients),
+            "backward_of_held": backward_of_held(loss_gradients),
+            "jvp": with_outer_tangents(loss_jvp),
+            "vmap": vmap_of("loss"),
+        },
         "loss_and_gradient": {
-            "backward": loss_and_gradient_backward,
+            "backward": backward_of(loss_and_gradient_gradients),
+            "backward_of_held": backward_of_held(loss_and_gradient_gradients),
             "jvp": with_outer_tangents(loss_and_gradient_jvp),
             "vmap": vmap_of("loss_and_gradient"),
         },

@@ -26,6 +26,7 @@ from crossentropy.libraries.torch.forms import ELEMENTS, ROWS, SETTINGS, Form, H
 from crossentropy.libraries.torch.tensors import is_traced
 
 NAMES = ("loss", "loss_and_gradient", "hessian_vector")
+RULES = ("backward", "jvp", "vmap")
 
 
 def implementations(form: Form) -> dict[str, Callable[..., Any]]:
@@ -60,10 +61,36 @@ class Function(torch.autograd.Function):
 
 
 def register_function(form: Form, name: str, forward: Any, rules: dict[str, Any]) -> Any:
-    members = {"forward": forward, "setup_context": setup_context, **rules}
-    static = {key: staticmethod(member) for key, member in members.items()}
-    function: Any = type(f"{form.name}_{name}", (Function,), static)
-    return function.apply
+    members = {"forward": forward, "setup_context": setup_context, **{key: rules[key] for key in RULES}}
+    return function_of(f"{form.name}_{name}", members).apply
+
+
+def register_held_function(form: Form, name: str, forward: Any, rules: dict[str, Any]) -> Callable[..., Any]:
+    """The same for ``Held`` coefficients and a number as upstream factor, outside of every transform.
+
+    Two arguments, x and all others: each further one, and a context that is set up after the call, takes time that a
+    small loss has not.
+    """
+
+    def held_forward(ctx: Any, x: Any, rest: Any) -> Any:
+        output = forward(x, *rest)
+        ctx.set_materialize_grads(False)
+        ctx.rest = rest
+        ctx.save_for_backward(x, output[1] if isinstance(output, tuple) else None, *rest[2].sources)
+        return output
+
+    members = {"forward": held_forward, "backward": rules["backward_of_held"]}
+    function = function_of(f"held_{form.name}_{name}", members)
+    above: Any = super(torch.autograd.Function, function)
+
+    def call(x: Any, *rest: Any) -> Any:
+        return above.apply(x, rest) if x.requires_grad and torch.is_grad_enabled() else forward(x, *rest)
+
+    return call
+
+
+def function_of(name: str, members: dict[str, Any]) -> Any:
+    return type(name, (Function,), {key: staticmethod(member) for key, member in members.items()})
 
 
 def register_operator(form: Form, name: str, forward: Any, rules: dict[str, Any]) -> Any:
@@ -111,6 +138,8 @@ def register(form: Form) -> Calls:
         forward = forwards[name]
         both = (make(form, name, forward, rules[name]) for make in (register_function, register_operator))
         setattr(calls, name, chosen(form, forward, *both))
+        if "backward_of_held" in rules[name]:
+            calls.of_held[name] = register_held_function(form, name, forward, rules[name])
     return calls
 
 

@@ -53,10 +53,6 @@ class Problem:
         return ELEMENTS if self.axis is None else ROWS
 
     @property
-    def calls(self) -> Any:
-        return CALLS[self.form.name]
-
-    @property
     def total(self) -> bool:
         return self.options.reduction != "none"
 
@@ -67,6 +63,15 @@ class Problem:
     def arguments(self) -> tuple[Any, ...]:
         """What follows x, upstream and vector in the calls."""
         return (*self.flat(), self.axis, self.options.num_threads, self.total)
+
+    def call(self, name: str, vector: Any = None) -> Any:
+        """One of ``primitives``."""
+        calls, arguments = CALLS[self.form.name], (self.upstream, vector, *self.arguments())
+        # Held coefficients are those of a call that nothing traces or transforms; forward mode remains.
+        is_plain_call = isinstance(self.coefficients, Held) and isinstance(self.upstream, float) and vector is None
+        if is_plain_call and torch.autograd.forward_ad._current_level < 0:
+            return calls.of_held[name](self.x, *arguments)
+        return getattr(calls, name)(self.x, *arguments)
 
     def sources(self) -> list[Any]:
         """The tensors that are read, but for x."""
@@ -88,17 +93,17 @@ class Problem:
         # the upstream gradient (a loss scale) before rounding; nor for "none", whose rows have one each.
         wanted = self.x.requires_grad and torch.is_grad_enabled()
         if wanted and self.total and self.x.dtype != torch.float16:
-            return self.finished(self.calls.loss_and_gradient(self.x, self.upstream, None, *self.arguments())[0])
-        return self.finished(self.calls.loss(self.x, self.upstream, None, *self.arguments()))
+            return self.finished(self.call("loss_and_gradient")[0])
+        return self.finished(self.call("loss"))
 
     def value_and_gradient(self) -> tuple[Any, Any]:
         self.refuse_measured("value_and_grad")
-        value, gradient = self.calls.loss_and_gradient(self.x, self.upstream, None, *self.arguments())
+        value, gradient = self.call("loss_and_gradient")
         return self.finished(value), gradient
 
     def hessian_vector(self, vector: Any) -> Any:
         self.refuse_measured("hvp")
-        return self.calls.hessian_vector(self.x, self.upstream, vector, *self.arguments())
+        return self.call("hessian_vector", vector)
 
     def refuse_measured(self, what: str) -> None:
         if self.measured or self.transformed:
