@@ -403,6 +403,20 @@ def test_out_may_overlap_the_weights():
     assert_same(gradient, slope)
 
 
+def test_out_may_overlap_the_weights_of_elements():
+    """They are read block by block, of 2,048, where the gradient of the block before may stand."""
+    logits, memory = numbers((10_000,)), np.abs(numbers((10_003,), seed=3)) + 1
+    weight, target = memory[:10_000], (logits > 0).astype(float)
+    expected, slope = xe.binary_cross_entropy_value_and_grad(
+        logits, target, row_weight=weight.copy(), pos_weight=weight.copy()
+    )
+    value, gradient = xe.binary_cross_entropy_value_and_grad(
+        logits, target, row_weight=weight, pos_weight=weight, out=memory[3:]
+    )
+    assert_same(value, expected)
+    assert_same(gradient, slope)
+
+
 # -- threads ----------------------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ def binary_cross_entropy(logits: Any, target: Any, options: BinaryOptions) -> An
 
 def binary_cross_entropy_value_and_grad(logits: Any, target: Any, options: BinaryOptions, out: Any) -> tuple[Any, Any]:
     logits = as_floating("logits", logits)
-    gradient = Output(out, logits, logits, target)
+    gradient = Output(out, logits, logits, target, *vars(options).values())
     return binary(logits, target, options, gradient.buffer), gradient.deliver()
 
 

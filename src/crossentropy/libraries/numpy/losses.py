@@ -220,7 +220,7 @@ def cross_entropy(logits: Any, target: Any, options: LossOptions) -> Any:
 @quiet
 def cross_entropy_value_and_grad(logits: Any, target: Any, options: LossOptions, out: Any) -> tuple[Any, np.ndarray]:
     logits = as_floating("logits", logits)
-    gradient = Output(out, logits, logits, target)
+    gradient = Output(out, logits, logits, target, *vars(options).values())
     rows = Rows.of(logits, target, options, gradient, one_read=True)
     return rows.value(gradient), gradient.array
 
