@@ -11,7 +11,7 @@ import pytest
 from mpmath import mp, mpf
 
 import crossentropy as xe
-from crossentropy.kernels import native
+from crossentropy.kernels import generic, native
 
 pytestmark = pytest.mark.skipif(not native.instruction_sets(), reason="this build has no native core")
 
@@ -513,3 +513,37 @@ def test_a_gradient_of_images_that_goes_past_the_caches():
     expected, slope = xe.cross_entropy_value_and_grad(last, labels, reduction="sum")
     assert value == expected
     np.testing.assert_array_equal(np.moveaxis(gradient, 1, -1), slope)
+
+
+@pytest.mark.parametrize("inputs", ["probs", "log_probs"])
+@pytest.mark.parametrize("kind", ["none", "labels", "soft", "sparse"])
+@pytest.mark.parametrize("classes", [1, 2, 33, 300, 5_000])
+@pytest.mark.parametrize("name", native.instruction_sets())
+def test_statistics_of_probabilities(kernel, monkeypatch, name, classes, kind, inputs):
+    for dtype in (np.float64, np.float32):
+        logits, target = problem(classes, np.float64, "labels" if kind == "none" else kind)
+        log_p = np.minimum(xe.log_softmax(logits), 0)
+        log_p[0, 1:], log_p[0, 0] = -np.inf, 0  # certain
+        given = (log_p if inputs == "log_probs" else np.exp(log_p)).astype(dtype)
+        target = None if kind == "none" else target
+        kernel("generic")
+        expected = xe.row_statistics(given, target, inputs=inputs)
+        kernel(name)
+        with monkeypatch.context() as patch:
+            patch.setattr(generic, "row_statistics", None)
+            found = xe.row_statistics(given, target, inputs=inputs)
+        for a, b in zip(found, expected, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                np.testing.assert_allclose(a, b, rtol=20 * np.finfo(dtype).eps)
+        np.testing.assert_array_equal(found.prediction, expected.prediction)
+
+
+@pytest.mark.parametrize("name", native.instruction_sets())
+def test_statistics_of_rows_that_are_no_probabilities(kernel, name):
+    given = np.array([[0.0, 0.0, 0.0], [np.nan, 0.5, 0.5], [0.5, 0.25, 0.25]])
+    kernel("generic")
+    expected = xe.row_statistics(given, [0, 1, 2], inputs="probs")
+    kernel(name)
+    for a, b in zip(xe.row_statistics(given, [0, 1, 2], inputs="probs"), expected, strict=True):
+        np.testing.assert_array_equal(a, b)

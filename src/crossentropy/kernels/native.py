@@ -153,8 +153,11 @@ class Core:
         entries = np.broadcast_to(values[:, None], (layout.count, layout.classes))
         return Core(entries, Layout(entries.shape, 1), c, self.num_threads, self.instruction_set)
 
-    def row_statistics(self) -> RowStatistics:
-        """Statistics of every row, ignored ones too, with what entropy and prediction need."""
+    def row_statistics(self) -> RowStatistics | None:
+        """Statistics of every row, ignored ones too, with what entropy and prediction need.
+
+        None for log-probabilities of which a row has NaN or no possible class.
+        """
         c = dataclasses.replace(self.coefficients, valid=None, ignored_label=None)
         names = ["maximum", "ties", "others", "entropy_sum"]
         if c.label_smoothing:
@@ -167,8 +170,11 @@ class Core:
         if c.indices is not None:
             results["target_logit"] = np.empty(c.indices.shape)
             found = (c.indices >= 0) & (c.indices < self.layout.classes)
-        self.compute(results, c)
-        return RowStatistics(**results, found=found)
+        self.compute(results, c, has_softmax=True)
+        statistics = RowStatistics(**results, found=found)
+        if c.inputs == "logits":
+            return statistics
+        return as_given(statistics) if np.isfinite(statistics.maximum).all() else None
 
     def compute(
         self,
@@ -179,10 +185,12 @@ class Core:
         gradient: np.ndarray | None = None,
         *,
         wants_total: bool = False,
+        has_softmax: bool | None = None,
     ) -> Any:
         """Fill ``results``, float64 arrays by their name in ``RowStatistics`` or "loss", and ``gradient``.
 
-        The result is the sum of row_weight x loss over the rows that count, if ``wants_total``.
+        ``has_softmax``: by default, of logits alone. The result is the sum of row_weight x loss over the rows that
+        count, if ``wants_total``.
         """
         layout, given, indices, index_weight, spread = self.layout, self.given, c.indices, c.index_weight, None
         as_given = indices is not None and indices.ndim == 1
@@ -199,7 +207,7 @@ class Core:
             given,
             layout.axis,
             in_bfloat16,
-            c.inputs == "logits",
+            c.inputs == "logits" if has_softmax is None else has_softmax,
             c.inputs == "probs",
             c.temperature,
             c.softcap or 0.0,
@@ -226,6 +234,27 @@ class Core:
             self.num_threads,
             self.instruction_set,
         )
+
+
+def as_given(s: RowStatistics) -> RowStatistics:
+    """Statistics of log-probabilities as they are, where nothing is relative to the maximum m, from those of logits.
+
+    All that is added up is <= 0, so that nothing cancels.
+    """
+
+    def moved(total: Any, mass: Any) -> Any:
+        return None if total is None else total + mass * s.maximum
+
+    return dataclasses.replace(
+        s,
+        maximum=np.zeros_like(s.maximum),
+        ties=np.ones_like(s.maximum),
+        others=np.zeros_like(s.maximum),
+        target_logit=None if s.target_logit is None else np.where(s.found, s.target_logit + s.maximum[:, None], 0.0),
+        profile=moved(s.profile, s.profile_mass),
+        dense=moved(s.dense, s.dense_mass),
+        entropy_sum=np.exp(s.maximum) * moved(s.entropy_sum, s.ties + s.others),
+    )
 
 
 def binary_losses(

@@ -199,8 +199,9 @@ class Rows:
 
     def summaries(self) -> Iterator[tuple[slice, RowStatistics, RowCoefficients]]:
         """Statistics of every row, with what entropy and prediction need: ignoring concerns the target alone."""
-        if self.core and self.options.inputs == "logits":
-            yield slice(None), self.core.row_statistics(), self.coefficients
+        statistics = self.core.row_statistics() if self.core else None
+        if statistics is not None:
+            yield slice(None), statistics, self.coefficients
             return
         for block, part, coefficients in self.blocks():
             everywhere = dataclasses.replace(coefficients, valid=None)

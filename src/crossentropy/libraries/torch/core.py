@@ -90,9 +90,10 @@ def row_statistics(x: Any, c: Any, num_threads: int | None) -> RowStatistics | N
     ``c`` holds NumPy arrays. None where the core cannot take it.
     """
     found = native.core(view(x), layout_of(x.shape, 1), c, num_threads or torch.get_num_threads())
-    if found is None or c.inputs != "logits":
+    statistics = None if found is None else found.row_statistics()
+    if statistics is None:
         return None
-    arrays = vars(found.row_statistics())
+    arrays = vars(statistics)
     return RowStatistics(**{name: None if a is None else torch.from_numpy(a) for name, a in arrays.items()})
 
 
