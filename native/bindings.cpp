@@ -223,9 +223,9 @@ Elements elements(const Buffer& array, bool is_bfloat16 = false) {
     return {array.data(), dtype_of(array, is_bfloat16), array.stride(0)};
 }
 // Of an array that was broadcast: its own entries, each of which serves `repeat` elements in turn.
-Elements broadcast(const Buffer& array, std::int64_t repeat) {
+Elements broadcast(const Buffer& array, std::int64_t repeat, std::int64_t count) {
     Elements a = elements(array);
-    if (repeat < 1 || array.size() < 1) throw std::invalid_argument("expected entries, each for one element or more");
+    if (repeat < 1 || array.size() < 1 || count % (array.size() * repeat)) throw std::invalid_argument("entries that do not serve all elements");
     a.repeat = repeat;
     a.period = array.size();
     return a;
@@ -233,8 +233,8 @@ Elements broadcast(const Buffer& array, std::int64_t repeat) {
 
 // Fills `losses`, of every element, or `sums`, of blocks; and `gradient`.
 void binary(nb::handle logits_array, bool is_bfloat16, int inputs, nb::handle target_array, bool target_is_bfloat16,
-            std::optional<std::int64_t> ignored_label, nb::handle valid_array, nb::handle pos_weight_array, std::int64_t pos_weight_repeat,
-            nb::handle weight_array, std::int64_t weight_repeat, double smoothing, double focal_gamma, double factor, nb::handle losses_array,
+            std::optional<double> ignored_label, nb::handle valid_array, nb::handle pos_weight_array, std::int64_t pos_weight_repeat,
+            nb::handle weight_array, std::int64_t weight_repeat, double scale, double smoothing, double focal_gamma, double factor, nb::handle losses_array,
             nb::handle sums_array, nb::handle gradient_array, int threads, const std::string& instruction_set) {
     Buffer logits(logits_array), target(target_array);
     Optional pos_weight(pos_weight_array), weight(weight_array), valid(valid_array), losses(losses_array, Buffer::write),
@@ -244,14 +244,15 @@ void binary(nb::handle logits_array, bool is_bfloat16, int inputs, nb::handle ta
     p.inputs = ElementProblem::Inputs(inputs);
     p.logits = elements(logits, is_bfloat16);
     p.target = elements(target, target_is_bfloat16);
-    if (pos_weight) p.pos_weight = broadcast(*pos_weight, pos_weight_repeat);
-    if (weight) p.weight = broadcast(*weight, weight_repeat);
+    if (pos_weight) p.pos_weight = broadcast(*pos_weight, pos_weight_repeat, p.count);
+    if (weight) p.weight = broadcast(*weight, weight_repeat, p.count);
     if (valid) p.valid = elements(*valid);
     p.ignores = ignored_label.has_value();
-    p.ignored = double(ignored_label.value_or(0));
+    p.ignored = ignored_label.value_or(0);
     p.smoothing = smoothing;
     p.focal_gamma = focal_gamma;
     p.factor = factor;
+    p.scale = scale;
     if (losses) p.losses = elements(*losses);
     if (gradient) p.gradient = elements(*gradient, is_bfloat16);
     if (sums) {
@@ -323,6 +324,6 @@ NB_MODULE(_native, m) {
     m.def("xla_rows", [] { return nb::capsule(reinterpret_cast<const void*>(&xla_rows)); }, "The core as a handler of XLA's foreign function interface.");
     m.def("element_blocks", &element_blocks, "count"_a);
     m.def("binary", &binary, "logits"_a, "is_bfloat16"_a, "inputs"_a, "target"_a, "target_is_bfloat16"_a, "ignored_label"_a.none(),
-          "valid"_a.none(), "pos_weight"_a.none(), "pos_weight_repeat"_a, "weight"_a.none(), "weight_repeat"_a, "smoothing"_a, "focal_gamma"_a,
-          "factor"_a, "losses"_a.none(), "sums"_a.none(), "gradient"_a.none(), "threads"_a, "instruction_set"_a);
+          "valid"_a.none(), "pos_weight"_a.none(), "pos_weight_repeat"_a, "weight"_a.none(), "weight_repeat"_a, "scale"_a, "smoothing"_a,
+          "focal_gamma"_a, "factor"_a, "losses"_a.none(), "sums"_a.none(), "gradient"_a.none(), "threads"_a, "instruction_set"_a);
 }

@@ -1,6 +1,7 @@
 // The sigmoid loss, element by element: pos_weight t f(-log p) + (1 - t) f(-log(1 - p)) and its derivative
 // (src/crossentropy/binary_loss.py). Compiled once per instruction set.
 #include <algorithm>
+#include <cmath>
 
 #include "elements.hpp"
 #include "outcome.hpp"
@@ -41,14 +42,29 @@ template <class T> class Block {
     const ElementProblem& p;
     const std::int64_t first, count;
     const bool weighs = p.weight.data || p.valid.data || p.ignores, is_exact = is_float && p.target.dtype == DType::float64;
-    bool is_hard = false;  // is every target 0 or 1, where that saves a logarithm or a power?
+    bool is_hard = false;      // is every target 0 or 1, where that saves a logarithm or a power?
+    bool is_moderate = true;   // does T hold what multiplies the losses, with room?
     // x becomes the loss, t its derivative. `rest`: 1 - t after smoothing, where it is not formed from t.
     alignas(64) T x[block_elements], t[block_elements], rest[block_elements], positive_weight[block_elements];
     alignas(64) double weight[block_elements];
 
     INLINE Weight weights(std::int64_t i) const { return Weight::load(weight + i * lanes); }
 
-    // 0 or 1 times the weights: what a `number` leaves, by vectors, since a branch would be taken at random.
+    // Entries of the block, and 0 behind the last.
+    template <class Number> void take(const Elements& a, Number* to) const {
+        load(a, first, count, to);
+        std::fill(to + count, to + block_elements, Number(0));
+    }
+    void check(const double* numbers, double factor, std::int64_t how_many) {
+        int extreme = 0;
+        for (std::int64_t i = 0; i < how_many; ++i) {
+            double size = std::abs(numbers[i]) * factor;
+            extreme += (size != 0) & !((size > 1e-30) & (size < 1e30));
+        }
+        if (is_float && extreme) is_moderate = false;
+    }
+
+    // 0 or 1 times the weights: what a number leaves, by vectors, since a branch would be taken at random.
     template <class Number, class Keeps> void weigh(const Number* numbers, Keeps keeps) {
         using Numbers = Lanes<Number, lanes>;
         for (std::int64_t i = 0; i < vectors; ++i) {
@@ -57,41 +73,57 @@ template <class T> class Block {
         }
     }
 
-    void read_targets() {
-        if (!is_exact) {
-            load(p.target, first, count, t);
-            if (p.ignores) weigh(t, [&](Vector target) { return target != T(p.ignored); });
-            return;
+    void read_weights() {
+        if (p.weight.data) {
+            take(p.weight, weight);
+            if (p.scale != 1)
+                for (std::int64_t i = 0; i < vectors; ++i) (weights(i) * p.scale).store(weight + i * lanes);
+            check(weight, std::abs(p.factor), count);
+        } else {
+            std::fill(weight, weight + count, 1.0);
+            std::fill(weight + count, weight + block_elements, 0.0);
         }
+        if (!p.valid.data) return;
+        take(p.valid, positive_weight);  // not in use yet: the stack of a thread may be small
+        weigh(positive_weight, [&](Vector valid) { return valid != T(0); });
+    }
+    void read_targets() {
+        take(p.target, t);
+        if (p.ignores) weigh(t, [&](Vector target) { return target != T(p.ignored); });
+    }
+    void read_exact_targets() {
         alignas(64) double exact[block_elements];
         double keep = 1 - p.smoothing, half = p.smoothing / 2;
-        load(p.target, first, count, exact);
+        take(p.target, exact);
         if (p.ignores) weigh(exact, [&](Weight target) { return target != p.ignored; });
-        for (std::int64_t i = 0; i < count; ++i) t[i] = T(exact[i] * keep + half), rest[i] = T((1 - exact[i]) * keep + half);
+        if (weighs)  // what does not count may be anything
+            for (std::int64_t i = 0; i < vectors; ++i) select(weights(i) == 0.0, Weight(0.0), Weight::load(exact + i * lanes)).store(exact + i * lanes);
+        check(exact, 1, count);
+        for (std::int64_t i = 0; i < block_elements; ++i) t[i] = T(exact[i] * keep + half), rest[i] = T((1 - exact[i]) * keep + half);
+    }
+    void read_positive_weights() {
+        if constexpr (!is_float) return take(p.pos_weight, positive_weight);
+        alignas(64) double exact[block_elements];
+        take(p.pos_weight, exact);
+        check(exact, 1, count);
+        for (std::int64_t i = 0; i < block_elements; ++i) positive_weight[i] = T(exact[i]);
     }
 
     void read() {
-        load(p.logits, first, count, x);
-        if (weighs) {
-            if (p.weight.data) load(p.weight, first, count, weight);
-            else std::fill(weight, weight + count, 1.0);
-            std::fill(weight + count, weight + block_elements, 0.0);
-            if (p.valid.data) {
-                load(p.valid, first, count, rest);
-                weigh(rest, [&](Vector valid) { return valid != T(0); });
-            }
-        }
-        read_targets();
+        take(p.logits, x);
+        if (weighs) read_weights();
+        else check(&p.factor, 1, 1);
+        if constexpr (is_float) is_exact ? read_exact_targets() : read_targets();
+        else read_targets();
+        if (p.pos_weight.data) read_positive_weights();
         T neutral = p.inputs == Inputs::logits ? 0 : p.inputs == Inputs::probs ? T(0.5) : T(-1);
+        std::fill(x + count, x + block_elements, neutral);
         if (weighs)  // what does not count is not read: whatever stood there
             for (std::int64_t i = 0; i < vectors; ++i) {
                 auto leaves_out = convert<T>(select(weights(i) == Weight(0.0), Weight(1.0), Weight(0.0))) == T(1);
                 select(leaves_out, Vector(neutral), Vector::load(x + i * lanes)).store(x + i * lanes);
-                select(leaves_out, Vector(T(0)), Vector::load(t + i * lanes)).store(t + i * lanes);
+                if (!is_exact) select(leaves_out, Vector(T(0)), Vector::load(t + i * lanes)).store(t + i * lanes);
             }
-        if (p.pos_weight.data) load(p.pos_weight, first, count, positive_weight);
-        std::fill(x + count, x + block_elements, neutral);
-        for (T* padded : {t, rest, positive_weight}) std::fill(padded + count, padded + block_elements, T(0));
         if (!is_float && p.smoothing == 0 && (p.focal_gamma != 0 || p.inputs != Inputs::logits)) {
             int soft = 0;
             for (std::int64_t i = 0; i < count; ++i) soft += t[i] != 0 && t[i] != 1;
@@ -137,13 +169,13 @@ template <class T> class Block {
         if (p.gradient.data) select(v == v, slope, v).store(t + i * lanes);
     }
 
-    // What each element counts in the results; 0 where it does not, which no sign survives.
+    // What each element counts in the results; a factor of 0 wins over NaN and infinity.
     void scale(T* numbers) const {
         if (!weighs && p.factor == 1) return;
-        Vector factor = T(p.factor);
+        Vector zero = T(0), factor = T(p.factor);
         for (std::int64_t i = 0; i < vectors; ++i) {
             Vector by = weighs ? convert<T>(weights(i) * p.factor) : factor;
-            (Vector::load(numbers + i * lanes) * by + T(0)).store(numbers + i * lanes);
+            select(by == zero, zero, Vector::load(numbers + i * lanes) * by).store(numbers + i * lanes);
         }
     }
 
@@ -151,6 +183,12 @@ public:
     Block(const ElementProblem& problem, std::int64_t index)
         : p(problem), first(index * block_elements), count(std::min(block_elements, problem.count - first)) {
         read();
+        if (is_moderate) give(index);
+    }
+    explicit operator bool() const { return is_moderate; }
+
+private:
+    void give(std::int64_t index) {
         if (is_float || p.inputs == Inputs::logits)
             for (std::int64_t i = 0; i < vectors; ++i) compute<OfLogits<T>>(i);
         else if constexpr (!is_float) {
@@ -179,11 +217,13 @@ public:
     }
 };
 
+// Each in a frame of its own, since a block takes much of a small stack. False where T does not hold a weight.
+template <class T> __attribute__((noinline)) bool compute(const ElementProblem& p, std::int64_t index) { return bool(Block<T>(p, index)); }
+
 void blocks(const ElementProblem& p, std::int64_t first, std::int64_t end) {
-    for (std::int64_t i = first; i < end; ++i) {
-        if (p.in_double()) Block<double>(p, i);
-        else Block<float>(p, i);
-    }
+    for (std::int64_t i = first; i < end; ++i)
+        // Float has no digits to spare for powers and logarithms of probabilities.
+        if (p.in_double() || !compute<float>(p, i)) compute<double>(p, i);
 }
 
 }  // namespace

@@ -113,6 +113,7 @@ struct ElementProblem {
     Inputs inputs = Inputs::logits;
     Elements logits, target, pos_weight;
     Elements weight, valid;     // what an element counts: 0 is not read
+    double scale = 1;           // of the weights, a power of two: with it their sum is near 1
     bool ignores = false;
     double ignored = 0;         // a target that does not count either
     double smoothing = 0, focal_gamma = 0;
@@ -120,7 +121,6 @@ struct ElementProblem {
     double factor = 1;          // of the two below, beside the weight
     Elements losses, gradient;  // one per element
     int threads = 1;
-    // Float has no digits to spare for powers and logarithms of probabilities.
     bool in_double() const { return logits.dtype == DType::float64 || inputs != Inputs::logits || focal_gamma != 0; }
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <limits>
 
 #include "schedule.hpp"
@@ -17,11 +18,16 @@ template <class T> struct Limits {
 
     explicit Limits(const Range& range)
         : low(clamped(range.low)), high(clamped(range.high)), ignored(clamped(range.ignored)),
-          ignores(range.ignores && double(ignored) == range.ignored), allows_nan(range.allows_nan), ends_only(range.ends_only) {}
+          ignores(range.ignores && double(ignored) == range.ignored && !is_beyond(range.ignored)), allows_nan(range.allows_nan), ends_only(range.ends_only) {}
     static T clamped(double value) {
         using L = std::numeric_limits<T>;
         if (value <= double(L::lowest())) return L::has_infinity && value < double(L::lowest()) ? T(-L::infinity()) : L::lowest();
         return value >= double(L::max()) ? L::max() : T(value);
+    }
+    // The greatest integer of 64 bits is not a double: it rounds to the power of two above.
+    static bool is_beyond(double value) {
+        using L = std::numeric_limits<T>;
+        return L::is_integer && value >= std::ldexp(1.0, L::digits);
     }
     bool holds(T x) const { return ends_only ? (x == low) | (x == high) : (x >= low) & (x <= high); }
 };

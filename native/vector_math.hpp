@@ -1,4 +1,4 @@
-// exp, log1p, tanh and friends for Lanes, by polynomials of our own; branch-free, the same bits on every instruction set.
+// exp, log1p, tanh and friends for Lanes, by polynomials of our own; branch-free, the same bits on every instruction set with fused multiply-add.
 //
 // Errors are a unit of the last place or two each; what they add up to is held to the bounds of tests/tolerances.py. The coefficients are those of least maximum error, from benchmarks/lab/coefficients.py.
 #pragma once

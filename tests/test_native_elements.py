@@ -204,3 +204,58 @@ def test_threads_change_no_bit_of_a_weighted_sigmoid_loss(kernel, name, threads)
     one, several = (call(logits, target, num_threads=n, **options) for n in (1, threads))
     assert one[0] == several[0]
     np.testing.assert_array_equal(one[1], several[1])
+
+
+NAN, INF = np.nan, np.inf
+# Logits, targets, options: what float cannot hold, beside float logits; what no sum of weights can; what is not read.
+EXTREMES = [
+    ([1, 2, 3], [1, NAN, 1], {"row_weight": [1, 0, 1]}),
+    ([1, 2], [0, 1e300], {"row_weight": [1, 0]}),
+    ([1, 2], [0, 0], {"pos_weight": 1e39}),
+    ([1, 2], [0, -100], {"pos_weight": [1, 1e39]}),
+    ([1, 2], [0, 1], {"pos_weight": [1, 1e39], "row_weight": [1, 0]}),
+    ([1, 2], [1, 2.0**70], {"ignore_index": 2**70}),
+    ([1, -2], [1, 1], {"ignore_index": 10**400}),
+    ([1, -2], [1, 2.0**63], {"ignore_index": 2**63}),
+    ([100, 20], [1, 1], {"row_weight": [1e39, 1e39], "reduction": "none"}),
+    ([-INF, -1e38], [1, 1], {"row_weight": [1e-50, 1e-50], "reduction": "none"}),
+    ([1, -2], [1, 1], {"normalizer": 1e50, "pos_weight": 1e20}),
+    ([-1e6, -2e5], [1, 1], {"normalizer": 1.1e42, "pos_weight": 1e30}),
+    ([-1e6, -2e5], [1, 1], {"row_weight": 1.1e-42, "reduction": "none"}),
+    ([100, -2], [1, 1], {"normalizer": 1e39, "pos_weight": 1e39}),
+    ([1, -2], [1, 1], {"pos_weight": 1e-50, "row_weight": 1e50, "reduction": "sum"}),
+    ([-100, -2], [1e-50, 1e-50], {"pos_weight": 1e50, "reduction": "none"}),
+    ([-100, -2], [1, 1], {"normalizer": 1e10, "pos_weight": 1e38}),
+    ([-1e30, -1e30], [1e-46, 1e-46], {}),
+    ([NAN, 2], [1, 1], {"normalizer": 0}),
+    ([1, 0.5], [0, 1], {"normalizer": 0, "inputs": "probs"}),
+    ([1, 2], [1, 1], {"normalizer": 1e-310, "pos_weight": 1e-300}),
+    ([-1e10, 20], [1, 1], {"row_weight": [1e-312, 1e-312]}),
+    ([1, 20], [1, 0], {"row_weight": [1e-312, 3e-312], "reduction": "none"}),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("logits", "target", "options"), EXTREMES)
+@pytest.mark.parametrize("name", native.instruction_sets())
+def test_extreme_numbers_and_what_is_not_read(kernel, name, logits, target, options, dtype):
+    logits = np.array(logits, np.float64).astype(dtype)
+    kernel("generic")
+    expected = call(logits, np.array(target, np.float64), **options)
+    kernel(name)
+    found = call(logits, np.array(target, np.float64), **options)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=40 * np.finfo(dtype).eps, atol=np.finfo(dtype).tiny)
+
+
+def test_a_sum_of_weights_that_no_double_holds():
+    """The mean of [1e10, 2e-9] under weights of which the sum times the loss would overflow."""
+    value, gradient = call(np.array([-1e10, 20.0]), np.array([1.0, 1.0]), row_weight=np.array([1e300, 1e300]))
+    assert_within(value, mpf(10) ** 10 / 2, tolerances.REDUCED)
+    assert_within(gradient[0], mpf(-1) / 2, tolerances.GRADIENT)
+
+
+@pytest.mark.parametrize(("index", "target"), [(2**63, 2**63 - 1), (2**53 + 1, 2**53)])
+def test_an_integer_that_rounds_to_the_ignored_one_is_not_ignored(index, target):
+    with pytest.raises(ValueError, match=r"target\[1\] = .* is outside \[0, 1\]"):
+        xe.binary_cross_entropy(np.zeros(2), np.array([1, target]), ignore_index=index)

@@ -195,6 +195,8 @@ def equals(xp: Any, array: Any, number: int) -> Any:
         least, greatest = range_of(array)
         if not least <= number <= greatest:
             return xp.zeros_like(array, dtype=bool)
+    elif number.bit_length() > 1023:  # more than a double holds
+        return xp.zeros_like(array, dtype=bool)
     return array == number
 
 

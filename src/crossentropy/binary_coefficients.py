@@ -77,7 +77,11 @@ def binary_coefficients(
             ) from None
 
     row_weight, zeros = weights("row_weight")
-    ignored = 0 if is_boolean(target) else look(target, 0.0, 1.0, options.ignore_index, ends=bool(options.focal_gamma))
+    ignored = None
+    if is_boolean(target):
+        ignored = 0
+    elif is_double(options.ignore_index):
+        ignored = look(target, 0.0, 1.0, options.ignore_index, ends=bool(options.focal_gamma))
     valid, totals, ignored_label = None, None, None
     if as_given and ignored is not None and zeros is not None and not (ignored and row_weight is not None):
         ignored_label = options.ignore_index if ignored else None
@@ -118,6 +122,14 @@ def explicit_elements(c: BinaryCoefficients) -> BinaryCoefficients:
     if c.weight is not None:
         valid = c.weight != 0 if valid is None else valid & (c.weight != 0)
     return dataclasses.replace(c, valid=valid, ignored_label=None)
+
+
+def is_double(number: int | None) -> bool:
+    """Is the integer a double, too, as the kernels take it?"""
+    try:
+        return number is None or float(number) == number
+    except OverflowError:
+        return False
 
 
 def totals_of(xp: Any, row_weight: Any, count: int, zeros: int, ignored: int) -> tuple[int, float]:

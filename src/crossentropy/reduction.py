@@ -25,6 +25,13 @@ def finite(total: Any) -> Any:
     return total
 
 
+def near_one(number: float) -> float:
+    """The power of two that brings a positive number near 1, as far as it has an inverse; 1 for other numbers."""
+    if not 0.0 < number < math.inf:
+        return 1.0
+    return math.ldexp(1.0, -max(-1000, min(1000, math.frexp(number)[1])))
+
+
 def of_valid(values: Any, valid: Any) -> Any:
     """(rows,) without the ignored ones, so that a sum has the bits of the rest alone; under a tracer they are 0."""
     if valid is None or not values_known(valid):

@@ -326,3 +326,16 @@ def test_a_gradient_is_a_plain_tensor_of_the_callers_own():
     (gradient,) = torch.autograd.grad(value, leaf)
     assert torch.equal(gradient, kept)
     assert gradient.data_ptr() != kept.data_ptr()
+
+
+@needs_core
+def test_weights_of_elements_whose_products_leave_float():
+    """In the sum of the losses, and with an upstream gradient for each of them."""
+    x, ones = torch.tensor([-1e10, 20.0], dtype=torch.float64), torch.ones(2)
+    value = xe.binary_cross_entropy(x, ones, row_weight=torch.tensor([1e300, 1e300], dtype=torch.float64))
+    assert value.item() == 5e9
+    leaf = torch.tensor([100.0, 1, 2], requires_grad=True)
+    losses = xe.binary_cross_entropy(leaf, torch.ones(3), reduction="none", row_weight=1e10)
+    losses.backward(torch.tensor([1e38, 1e20, -2]))
+    slope = -torch.sigmoid(-leaf.detach().double()) * torch.tensor([1e48, 1e30, -2e10], dtype=torch.float64)
+    torch.testing.assert_close(leaf.grad.double(), slope, rtol=1e-5, atol=0)

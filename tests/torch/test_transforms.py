@@ -380,3 +380,16 @@ def test_operators_are_registered_as_torch_wants_them(name):
         arguments = (x if vector is None else X, upstream, vector, LABELS[:, None], weight, *[None] * 6)
         arguments += ("logits", 1.0, None, 0.0, 0.0, 0.0, 1.0, 1, None, True)
     torch.library.opcheck(operator, arguments)
+
+
+@pytest.mark.parametrize("loss", [xe.binary_cross_entropy, xe.cross_entropy])
+def test_a_tensor_of_zeros_without_memory(loss):
+    """Forward mode inside of reverse mode makes them."""
+    x, u = torch.randn(6, 4, dtype=torch.float64), torch.rand((), dtype=torch.float64)
+    target = torch.eye(4, dtype=torch.float64)[torch.arange(6) % 4]
+
+    def tangent(y):
+        return torch.func.jvp(lambda z: loss(z, target) * u, (y,), (torch.ones_like(x),))[1]
+
+    expected = torch.autograd.functional.hvp(lambda z: loss(z, target) * u, x, torch.ones_like(x))[1]
+    torch.testing.assert_close(torch.func.grad(tangent)(x), expected)

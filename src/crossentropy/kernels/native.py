@@ -262,14 +262,15 @@ def binary_losses(
     c: BinaryCoefficients,
     factor: float,
     *,
+    scale: float = 1.0,
     losses: np.ndarray | None = None,
     gradient: np.ndarray | None = None,
     num_threads: int | None,
 ) -> float | None:
     """The sum of weight x sigmoid loss, in a fixed order; or ``losses``, filled with factor x weight x loss.
 
-    ``gradient`` takes factor x weight x derivative. An element of weight 0 is not read. None, with nothing written,
-    where ``generic`` has to compute it.
+    ``gradient`` takes factor x weight x derivative. An element of weight 0 is not read. ``scale``, a power of two,
+    multiplies the weights everywhere. None, with nothing written, where ``generic`` has to compute it.
     """
     instruction_set = "generic" if _native is None else forced()
     if instruction_set == "generic" or logits.size == 0:
@@ -282,10 +283,11 @@ def binary_losses(
         INPUTS.index(c.inputs),
         bits(target),
         is_bfloat16(c.target),
-        c.ignored_label,
+        None if c.ignored_label is None else float(c.ignored_label),
         flat(c.valid),
         *own_entries(c.pos_weight),
         *own_entries(c.weight),
+        scale,
         c.label_smoothing,
         c.focal_gamma,
         factor,

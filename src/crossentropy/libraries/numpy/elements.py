@@ -18,7 +18,7 @@ from crossentropy.libraries.numpy.conversion import WORK, as_array, as_floating,
 from crossentropy.libraries.numpy.losses import BLOCK, as_result, blocks, quiet
 from crossentropy.libraries.numpy.output import Output
 from crossentropy.options import BinaryOptions
-from crossentropy.reduction import Reduction
+from crossentropy.reduction import Reduction, near_one
 
 
 def binary_cross_entropy(logits: Any, target: Any, options: BinaryOptions) -> Any:
@@ -37,17 +37,26 @@ def binary(logits: np.ndarray, target: Any, options: BinaryOptions, gradient: np
     options, target = arguments.options(as_array, options), as_array("target", target)
     c, _ = binary_coefficients(xp, logits, target, options, WORK, native.within, as_given=True)
     how = element_reduction(options, c, logits.shape)
-    factor, dtype = how.upstream(), result_dtype(logits)
-    if np.ndim(factor) or not math.isfinite(factor):
-        # Of several denominators, or one that has no inverse, each element has its own factor.
-        own = xp.broadcast_to(how.denominator, logits.size).reshape(logits.shape)
+    scale, dtype = 1.0, result_dtype(logits)
+    if np.ndim(how.denominator):
+        # Each element has its own factor, its weight; what is left is a sum.
+        own = how.denominator.reshape(logits.shape)
         weight = None if c.weight is None else np.asarray(c.weight, WORK)
-        c, factor = dataclasses.replace(c, weight=reduction.upstream(xp, options, weight, own)), 1.0
+        c = dataclasses.replace(c, weight=reduction.upstream(xp, options, weight, own))
         how = Reduction(xp, options.replace(reduction="sum", unit="nats"), logits.shape, None, None, 1.0, WORK)
+    elif c.weight is not None and options.reduction == "mean":
+        # Weights as large, or as small, as a double can be: neither their sum nor its inverse leaves its range.
+        scale = near_one(how.denominator)
+        how.denominator *= scale
+    factor = how.upstream()
     losses = np.empty(logits.size, dtype) if options.reduction == "none" else None
-    total = native.binary_losses(logits, c, factor, losses=losses, gradient=gradient, num_threads=options.num_threads)
+    total = native.binary_losses(
+        logits, c, factor, scale=scale, losses=losses, gradient=gradient, num_threads=options.num_threads
+    )
     if total is not None:
         return as_result(how.of_total(total), dtype) if losses is None else losses.reshape(logits.shape)[()]
+    if c.weight is not None:
+        c = dataclasses.replace(c, weight=np.asarray(c.weight, WORK) * scale)
     losses = np.empty(logits.shape)
     for index in element_blocks(logits.shape):
         part, piece = logits[index], c.elements(index)

@@ -12,7 +12,7 @@ from crossentropy.arrays import layout_of
 from crossentropy.kernels import native
 from crossentropy.libraries.torch.forms import Form, view
 from crossentropy.libraries.torch.tensors import is_plain, is_traced, on_host
-from crossentropy.reduction import value_of
+from crossentropy.reduction import near_one, value_of
 from crossentropy.row_coefficients import explicit
 from crossentropy.row_loss import RowStatistics
 
@@ -69,12 +69,19 @@ def value(
 
 def element_value(x: Any, c: Any, upstream: Any, gradient: Any, num_threads: int, total: bool) -> Any:
     """``value`` of the sigmoid loss."""
-    factor = upstream
+    factor, scale = upstream, 1.0
     if np.ndim(upstream):
         own, factor = np.reshape(upstream, np.shape(c.target)), 1.0
-        c = dataclasses.replace(c, weight=own if c.weight is None else own * c.weight)
+        with np.errstate(all="ignore"):
+            weight = own if c.weight is None else np.asarray(own, np.float64) * c.weight
+        c = dataclasses.replace(c, weight=weight)
+    elif c.weight is not None:
+        scale = 1.0 / near_one(abs(float(upstream)))
+        factor = float(upstream) / scale
     losses = None if total else np.empty(x.size, np.float64 if x.dtype == np.float64 else np.float32)
-    found = native.binary_losses(x, c, float(factor), losses=losses, gradient=gradient, num_threads=num_threads)
+    found = native.binary_losses(
+        x, c, float(factor), scale=scale, losses=losses, gradient=gradient, num_threads=num_threads
+    )
     if found is None:
         return None
     return of_total(found, factor) if total else losses

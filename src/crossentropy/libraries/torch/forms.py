@@ -33,6 +33,8 @@ def view(tensor: Any) -> Any:
         tensor = tensor.resolve_neg()
     if tensor.dtype is torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(native.BFLOAT16)
+    if tensor._is_zerotensor():  # forward mode's tangent of what has none
+        tensor = torch.zeros(tensor.shape, dtype=tensor.dtype)
     return tensor.numpy()
 
 
