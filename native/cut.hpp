@@ -13,6 +13,8 @@ constexpr std::int64_t group_elements = 1 << 14;  // short rows form groups, who
 constexpr std::int64_t part_elements = 1 << 17;   // classes beyond this are several parts
 constexpr std::int64_t stream_bytes = 1 << 23;    // a gradient that will not be found in a cache again
 
+bool streams_gradient(const Problem& p) { return p.rows * p.classes * item_bytes(p.gradient.dtype) >= stream_bytes; }
+
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
 // Are the classes of a row closer together than the rows are?

@@ -9,9 +9,8 @@ namespace INSTRUCTION_SET {
 template <class T> class OfLogits {
     using Vector = Wide<T>;
     Vector x, decay;
-    INLINE Vector larger_probability() const { return T(1) / (T(1) + decay); }
     INLINE Vector probability(typename Vector::Integer is_larger) const {
-        Vector more = larger_probability();
+        Vector more = T(1) / (T(1) + decay);
         return select(is_larger, more, decay * more);
     }
 

@@ -10,7 +10,7 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     using Base = Transfer<T, Along>;
     using typename Base::Block, typename Base::Vector;
     using Base::Base, Base::lanes, Base::minus_infinity, Base::shape, Base::w, Base::p, Base::group, Base::rows;
-    using Base::first_row, Base::load, Base::write, Base::row_start, Base::streams, Base::is_plain, Base::has_dense;
+    using Base::first_row, Base::load, Base::write, Base::row_start, Base::is_plain, Base::has_dense;
     using LaneIndex = typename Vector::Integer;
     using Real = std::conditional_t<Along, double, Lanes<double, lanes>>;
     using Base::has_profile, Base::has_slope, Base::transforms, Base::pairs, Base::reads_labels_only, Base::reads_target_only, Base::finds_top;
@@ -472,7 +472,7 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         if (sizeof(T) == 4 && shape.blocks > 1) lift(b, row);
 
         Factors f = row_factors(index, row);
-        bool straight = Along && is_plain(p.gradient) && !streams();
+        bool straight = Along && is_plain(p.gradient) && !streams_gradient(p);
         T* to = straight ? reinterpret_cast<T*>(row_start(p.gradient, row)) + b.first_class : w.gradient;
         std::int64_t full = straight ? b.classes / lanes : b.vectors;
         LabelEntries<T> labels;

@@ -31,7 +31,7 @@ public:
     template <class Body> void compute(std::int64_t first, std::int64_t end, std::int64_t rows_per_group, Body body) {
         const Matrix& to = given.gradient;
         std::int64_t size = item_bytes(to.dtype), class_bytes = most_rows * size;
-        bool streams = given.rows * given.classes * size >= stream_bytes;
+        bool streams = streams_gradient(given);
         for (std::int64_t group = first, groups; group < end; group += groups) {
             std::int64_t row = group * rows_per_group, in_image = std::min(given.inner - row % given.inner, given.rows - row);
             groups = std::min(end - group, std::min(in_image, most_rows) / rows_per_group);

@@ -94,15 +94,13 @@ template <class T, bool Along> struct Transfer : RowGroup {
         classes_of_rows(w.rows, b.classes, b.classes, to);
     }
 
-    bool streams() const { return p.rows * p.classes * item_bytes(p.gradient.dtype) >= stream_bytes; }
-
     void write(const Block& b, int row, const T* from) {
         const Matrix& g = p.gradient;
         Writer<T> write = writer<T>(g.dtype);
         std::int64_t offset = b.first_class * g.class_stride, step = Along ? 0 : row_step(g);
         if constexpr (Along) {
             char* to = row_start(g, row) + offset;
-            if (is_plain(g) && streams()) stream(from, to, b.classes * sizeof(T));
+            if (is_plain(g) && streams_gradient(p)) stream(from, to, b.classes * sizeof(T));
             else write(from, b.classes, to, g.class_stride);
         } else if (rows_together(g, step)) {
             char* start = row_start(g, 0) + offset;
@@ -110,7 +108,7 @@ template <class T, bool Along> struct Transfer : RowGroup {
         } else {
             rows_of_classes(from, b.classes, w.rows);
             char* start = row_start(g, 0) + offset;
-            if (is_plain(g) && streams() && step == b.classes * std::int64_t(sizeof(T)))
+            if (is_plain(g) && streams_gradient(p) && step == b.classes * std::int64_t(sizeof(T)))
                 stream(w.rows, start, rows * b.classes * sizeof(T));
             else if (step && step == b.classes * g.class_stride)
                 write(w.rows, rows * b.classes, start, g.class_stride);

@@ -125,6 +125,7 @@ def dtype_name(array: Any) -> str:
     return name
 
 
+LARGEST = sys.float_info.max
 FLOATING = ("float64", "float32", "float16", "bfloat16")
 INTEGER = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (64, 32, 16, 8, 4, 2))
 REDUCED = ("float16", "bfloat16")  # their loss is float32

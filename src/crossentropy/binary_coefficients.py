@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from crossentropy.arrays import (
+    LARGEST,
     check_non_negative,
     equals,
     is_boolean,
@@ -23,7 +23,6 @@ from crossentropy.arrays import (
 from crossentropy.binary_loss import BinaryCoefficients
 from crossentropy.options import BinaryOptions
 
-LARGEST = sys.float_info.max
 PROBABILITIES = {"probs": (0.0, 1.0), "log_probs": (-math.inf, 0.0)}  # the range of each, by ``inputs``
 
 

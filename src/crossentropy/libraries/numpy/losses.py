@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from crossentropy import arguments, reduction
-from crossentropy.arrays import Layout, is_boolean, layout_of
+from crossentropy.arrays import LARGEST, Layout, is_boolean, layout_of
 from crossentropy.binary_coefficients import PROBABILITIES
 from crossentropy.kernels import generic, native
 from crossentropy.libraries.numpy.conversion import WORK, as_array, as_floating, result_dtype, xp
@@ -28,7 +28,6 @@ from crossentropy.row_loss import RowStatistics, log_sum, row_loss
 
 # Elements per block of rows: the float64 temporaries of one block (256 kB each) stay in a core's cache.
 BLOCK = 1 << 15
-LARGEST = float(np.finfo(WORK).max)
 
 # Infinities and underflow are results here, defined row by row; a warning for each would be noise. As a decorator it
 # costs a third of what it costs as a context.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from crossentropy import reduction
-from crossentropy.arrays import Layout, is_sparse, load_library
+from crossentropy.arrays import LARGEST, Layout, is_sparse, load_library
 from crossentropy.kernels import generic, native
 from crossentropy.libraries.torch import core
 from crossentropy.libraries.torch.compute import blocks
@@ -167,7 +167,6 @@ def row_parts(
     return coefficients, factor_of_rows(xp, options, row_weight, divisor)
 
 
-LARGEST = torch.finfo(WORK).max
 quiet_row_parts = np.errstate(all="ignore")(row_parts)
 
 
