@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from crossentropy.libraries.torch import compute, core, memory, summary
+from crossentropy.libraries.torch import compute, core, matrix_products, memory, summary
 from crossentropy.libraries.torch.conversion import WORK
 from crossentropy.libraries.torch.forms import ROWS, Held
 from crossentropy.libraries.torch.namespace import Namespace
@@ -19,8 +19,6 @@ from crossentropy.row_coefficients import check_probabilities, explicit
 from crossentropy.row_loss import RowCoefficients, times
 
 DEVICE_MEMORY_BUDGET = 1_000_000_000
-# Products of 16-bit matrices that are added up and kept in float32 (PyTorch 2.8).
-HAS_MIXED_PRODUCTS = hasattr(torch.ops.aten.addmm, "dtype_out")
 
 
 def product_dtype(*arrays: Any) -> torch.dtype:
@@ -55,6 +53,8 @@ class Head(LinearRows):
         self.narrow = narrow_dtype(features, weight)
         if budget is None:
             budget = MEMORY_BUDGET if on_host(features) else DEVICE_MEMORY_BUDGET
+        if features.is_cpu:
+            self.scratch = min(matrix_products.SCRATCH, budget // 8)
         rows = features.reshape(layout.count, features.shape[-1])
         super().__init__(rows, weight, bias, c, layout, None if every else counted_rows(c), budget)
         if self.narrow is not None:
@@ -77,14 +77,9 @@ class Head(LinearRows):
         return logits if self.narrow is None else torch.empty_like(logits, dtype=self.narrow)
 
     def product(self, a: Any, b: Any, out: Any, *, add: bool = False) -> None:
-        if a.dtype == b.dtype == self.narrow:
-            mixed_product(a, b, out, add=add)
-            return
-        a, b = a.to(out.dtype), b.to(out.dtype)
-        if add:
-            out.addmm_(a, b)
-        else:
-            torch.mm(a, b, out=out)
+        if not a.dtype == b.dtype == self.narrow:
+            a, b = a.to(out.dtype), b.to(out.dtype)
+        matrix_products.product(a, b, out, add=add, scratch=self.scratch)
 
     def coefficient(self, array: Any) -> Any:
         return core.values(array).astype(np.float64) if self.held else array.to(WORK)
@@ -134,18 +129,7 @@ class Head(LinearRows):
 def narrow_dtype(features: Any, weight: Any) -> torch.dtype | None:
     """Of the factors of all products on a device whose factors are of 16 bits, where float32 is ten times slower."""
     is_narrow = features.dtype == weight.dtype and features.dtype in (torch.bfloat16, torch.float16)
-    return features.dtype if is_narrow and HAS_MIXED_PRODUCTS and not on_host(features) else None
-
-
-def mixed_product(a: Any, b: Any, out: Any, *, add: bool) -> None:
-    """out = a @ b or out += a @ b: factors of 16 bits, sums and result in float32."""
-    if out.is_cpu:  # only CUDA has it; here a device is emulated
-        a, b = a.to(out.dtype), b.to(out.dtype)
-        torch.addmm(out, a, b, out=out) if add else torch.mm(a, b, out=out)
-    elif add:
-        torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
-    else:
-        torch.mm(a, b, out_dtype=out.dtype, out=out)
+    return features.dtype if is_narrow and matrix_products.HAS_MIXED_PRODUCTS and not on_host(features) else None
 
 
 def counted_rows(c: RowCoefficients) -> Any:
