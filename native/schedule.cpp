@@ -49,9 +49,6 @@ using Memory = std::unique_ptr<char, Free>;
 std::int64_t aligned(std::int64_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 Memory allocate(std::int64_t bytes) { return Memory(static_cast<char*>(::operator new(aligned(bytes), std::align_val_t(alignment)))); }
 
-// What a thread must have to do: several times what it takes to start one.
-constexpr double grain_nanoseconds = 250e3;
-
 // Roughly what one thread needs; it only decides how many threads are worth their start.
 double nanoseconds(const Problem& p) {
     bool in_double = p.logits.dtype == DType::float64 || p.softcap != 0 || p.class_bias || p.are_probabilities;
@@ -79,7 +76,7 @@ int cores() {
 }  // namespace
 
 int workers_for(double nanoseconds, int threads, std::int64_t pieces) {
-    std::int64_t worth = std::min(std::int64_t(nanoseconds / grain_nanoseconds), pieces);
+    std::int64_t worth = std::min(std::int64_t(nanoseconds / worth_a_thread()), pieces);
     if (worth <= 1) return 1;
     return int(std::min<std::int64_t>(worth, threads > 0 ? threads : cores()));
 }

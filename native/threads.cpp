@@ -2,18 +2,49 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cfenv>
+#include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
 
-void parallel_for(std::int64_t count, int workers, const std::function<void(std::int64_t index, int worker)>& body) {
-    std::atomic<std::int64_t> next{0};
-    // A few indices at a time: many cheap ones share a fetch, and the last ones still spread.
-    std::int64_t step = std::max<std::int64_t>(1, count / (std::int64_t(workers) * 16));
-    auto work = [&](int worker) {
-        for (std::int64_t first; (first = next.fetch_add(step)) < count;)
-            for (std::int64_t i = first, end = std::min(count, first + step); i < end; ++i) body(i, worker);
-    };
+#if defined(__linux__)
+#include <pthread.h>
+#endif
+
+namespace {
+
+std::atomic<Pool> lent{nullptr};
+
+// A pool's threads have an environment of their own; threads that are started have that of who starts them.
+class Environment {
+    std::fenv_t before;
+
+public:
+    explicit Environment(const std::fenv_t& callers) {
+        std::fegetenv(&before);
+        std::fesetenv(&callers);
+    }
+    ~Environment() { std::fesetenv(&before); }
+};
+
+template <class Work>
+void in_pool(Pool pool, int workers, const Work& work) {
+    struct Shared {
+        const Work& work;
+        std::fenv_t environment;
+        std::atomic<int> arrived{0};
+    } shared{work};
+    std::fegetenv(&shared.environment);
+    pool([](void* data) {
+        Shared& given = *static_cast<Shared*>(data);
+        Environment environment(given.environment);
+        given.work(given.arrived.fetch_add(1));
+    }, &shared, unsigned(workers), 0);
+}
+
+template <class Work>
+void in_own_threads(int workers, const Work& work) {
     std::vector<std::thread> others;
     others.reserve(workers - 1);
     try {
@@ -24,3 +55,32 @@ void parallel_for(std::int64_t count, int workers, const std::function<void(std:
     work(0);
     for (std::thread& thread : others) thread.join();
 }
+
+}  // namespace
+
+void parallel_for(std::int64_t count, int workers, const std::function<void(std::int64_t index, int worker)>& body) {
+    std::atomic<std::int64_t> next{0};
+    // A few indices at a time: many cheap ones share a fetch, and the last ones still spread.
+    std::int64_t step = std::max<std::int64_t>(1, count / (std::int64_t(workers) * 16));
+    auto work = [&](int worker) {
+        for (std::int64_t first; (first = next.fetch_add(step)) < count;)
+            for (std::int64_t i = first, end = std::min(count, first + step); i < end; ++i) body(i, worker);
+    };
+    Pool pool = lent;
+    if (workers <= 1)
+        work(0);
+    else if (pool)
+        in_pool(pool, workers, work);
+    else
+        in_own_threads(workers, work);
+}
+
+void lend_pool(Pool pool) {
+#if defined(__linux__)
+    static std::once_flag once;
+    std::call_once(once, [] { pthread_atfork(nullptr, nullptr, [] { lent = nullptr; }); });
+    lent = pool;
+#endif
+}
+
+double worth_a_thread() { return lent.load() ? 30e3 : 250e3; }

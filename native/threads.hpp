@@ -1,9 +1,18 @@
-// Loops over threads that are started for one call and joined before it returns: nothing to configure, safe after fork, and no
-// second OpenMP runtime beside PyTorch's.
+// Loops over threads: those of a pool that was lent, else of threads that are started for one call and joined before it returns.
+// Nothing to configure, and no second OpenMP runtime beside PyTorch's. A fork leaves a pool without its threads: the child starts
+// its own again.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 
-// body(index, worker) for every index in [0, count), in no fixed order; worker < workers. `body` must not throw.
+// body(index, worker) for every index in [0, count), in no fixed order; worker < workers. `body` must not throw. It computes in the
+// caller's floating-point environment (rounding, denormal numbers), whoever's the threads are.
 void parallel_for(std::int64_t count, int workers, const std::function<void(std::int64_t index, int worker)>& body);
+
+// Returns when `threads` threads, or fewer, the caller's among them, have returned from task(data). OpenMP's GOMP_parallel is one.
+using Pool = void (*)(void (*task)(void*), void* data, unsigned threads, unsigned flags);
+void lend_pool(Pool pool);
+
+// What a thread must have to do, in nanoseconds: several times what it takes to start it, or to wake it.
+double worth_a_thread();

@@ -58,6 +58,12 @@ def xla_handler() -> Any:
     return None if _native is None or not hasattr(_native, "xla_rows") else _native.xla_rows()
 
 
+def lend_pool(gomp_parallel: int) -> None:
+    """Threads that wait for work, instead of ones that are started for a call: the address of their GOMP_parallel."""
+    if _native is not None:
+        _native.lend_pool(gomp_parallel)
+
+
 def label_scan() -> Callable[..., tuple[int, float] | None] | None:
     """The core's look at labels (rows,), where it computes: ``row_coefficients`` says what it is."""
     return None if _native is None or forced() == "generic" else _native.labels

@@ -10,8 +10,8 @@ from types import ModuleType
 def load(name: str) -> ModuleType:
     """The module of one library, imported on first use."""
     if name == "torch":  # torch.compile follows an import statement, but not importlib
-        from crossentropy.libraries import torch
+        import crossentropy.libraries.torch as module
 
-        return torch
+        return module
     full = f"crossentropy.libraries.{name}"
     return sys.modules.get(full) or importlib.import_module(full)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from crossentropy import arguments
-from crossentropy.libraries.torch import compute, distributions, summary
+from crossentropy.libraries.torch import compute, distributions, summary, thread_pool
 from crossentropy.libraries.torch.conversion import WORK, as_array, as_floating, check_out, result_dtype
 from crossentropy.libraries.torch.element_problem import element_problem
 from crossentropy.libraries.torch.linear import (
@@ -22,6 +22,7 @@ from crossentropy.libraries.torch.tensors import differentiable, values_known, v
 from crossentropy.options import BinaryOptions, LossOptions
 
 namespace = Namespace
+thread_pool.lend()
 
 
 def cross_entropy(logits: Any, target: Any, options: LossOptions) -> Any:

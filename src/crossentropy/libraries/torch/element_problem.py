@@ -18,7 +18,7 @@ from crossentropy.libraries.torch.conversion import CONVERTED, WORK, as_array, a
 from crossentropy.libraries.torch.forms import Held
 from crossentropy.libraries.torch.namespace import Namespace
 from crossentropy.libraries.torch.problem import Problem, factor_of_rows, is_tensor
-from crossentropy.libraries.torch.tensors import differentiable, is_plain, is_traced, on_host
+from crossentropy.libraries.torch.tensors import differentiable, is_memory, is_plain, is_traced, on_host
 from crossentropy.options import BinaryOptions
 
 
@@ -54,10 +54,10 @@ def element_problem(logits: Any, target: Any, options: BinaryOptions) -> Problem
 
 def are_held(logits: Any, target: Any, options: BinaryOptions) -> bool:
     """Targets and options that are plain memory of the CPU?"""
-    if is_traced(logits) or not on_host(logits) or not is_tensor(target):
+    if not on_host(logits) or not is_tensor(target) or not isinstance(options.normalizer, (str, float, int)):
         return False
-    given = [vars(options)[name] for name in CONVERTED & vars(options).keys()]
-    return isinstance(options.normalizer, (str, float, int)) and all(map(is_plain, (target, *given)))
+    parts = [target, *(vars(options)[name] for name in CONVERTED & vars(options).keys())]
+    return not is_traced(logits, *parts) and all(map(is_memory, parts))
 
 
 @np.errstate(all="ignore")  # arithmetic with weights may overflow, or divide 0 by 0

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from crossentropy import reduction
-from crossentropy.arrays import LARGEST, Layout, is_sparse, load_library
+from crossentropy.arrays import LARGEST, Layout, is_sparse, layout_of, load_library
 from crossentropy.kernels import generic, native
 from crossentropy.libraries.torch import core
 from crossentropy.libraries.torch.compute import blocks
@@ -29,7 +29,7 @@ from crossentropy.libraries.torch.forms import ELEMENTS, ROWS, Held
 from crossentropy.libraries.torch.measure import measured_element_losses, measured_row_losses
 from crossentropy.libraries.torch.namespace import Namespace
 from crossentropy.libraries.torch.primitives import CALLS
-from crossentropy.libraries.torch.tensors import differentiable, is_plain, is_traced, on_host, values_known
+from crossentropy.libraries.torch.tensors import differentiable, is_memory, is_plain, is_traced, on_host, values_known
 from crossentropy.options import LossOptions
 from crossentropy.row_coefficients import RowCoefficients, check_dense_target, check_probabilities, row_coefficients
 
@@ -116,9 +116,9 @@ class Problem:
 
 def row_problem(logits: Any, target: Any, options: LossOptions, *, summary: bool = False) -> Problem:
     """The softmax loss. ``summary``: a target may be absent, and every row is read."""
+    if is_held(logits, target, options):
+        return held_row_problem(logits, target, layout_of(logits.shape, options.axis), options, summary)
     layout = Layout.of(tuple(logits.shape), options.axis)
-    if is_held(logits, target, layout, options):
-        return held_row_problem(logits, target, layout, options, summary)
     xp, device = Namespace(logits.device), logits.device
     options = as_options(options, device)
     if target is not None or not summary:
@@ -170,17 +170,17 @@ def row_parts(
 quiet_row_parts = np.errstate(all="ignore")(row_parts)
 
 
-def is_held(logits: Any, target: Any, layout: Layout, options: LossOptions) -> bool:
+def is_held(logits: Any, target: Any, options: LossOptions) -> bool:
     """Labels or sparse targets, and options, that are plain memory of the CPU?"""
-    if is_traced(logits) or not on_host(logits):
+    parts = target if is_sparse(target) else (target,)
+    if not on_host(logits) or not all(map(is_tensor, parts)):
         return False
-    if is_sparse(target):
-        if not all(is_tensor(part) and is_plain(part) for part in target):
-            return False
-    elif not is_tensor(target) or target.is_floating_point() or target.shape == layout.shape or not is_plain(target):
+    if len(parts) == 1 and (target.is_floating_point() or target.shape == logits.shape):
         return False
     given = vars(options)
-    return not given or all(is_plain(given[name]) for name in CONVERTED & given.keys())
+    if given:
+        parts = (*parts, *(given[name] for name in CONVERTED & given.keys()))
+    return not is_traced(logits, *parts) and all(map(is_memory, parts))
 
 
 def held_row_problem(logits: Any, target: Any, layout: Layout, options: LossOptions, summary: bool) -> Problem:

@@ -46,11 +46,15 @@ def is_sliced(tensor: Any) -> bool:
 
 def is_plain(value: Any) -> bool:
     """Values that Python can read and nobody can differentiate: a number, an array, a tensor in the CPU's memory."""
+    return not is_traced(value) and is_memory(value)
+
+
+def is_memory(value: Any) -> bool:
+    """``is_plain``, of what is known not to be traced."""
     if not isinstance(value, torch.Tensor):
         return True
     return (
-        not is_traced(value)
-        and on_host(value)
+        on_host(value)
         and value.layout is torch.strided
         # A transform wraps what is made while it is active, plain memory or not.
         and not torch._C._are_functorch_transforms_active()
