@@ -14,7 +14,7 @@
 
 namespace {
 
-std::atomic<Pool> lent{nullptr};
+thread_local Pool lent = nullptr;
 
 // A pool's threads have an environment of their own; threads that are started have that of who starts them.
 class Environment {
@@ -66,11 +66,10 @@ void parallel_for(std::int64_t count, int workers, const std::function<void(std:
         for (std::int64_t first; (first = next.fetch_add(step)) < count;)
             for (std::int64_t i = first, end = std::min(count, first + step); i < end; ++i) body(i, worker);
     };
-    Pool pool = lent;
     if (workers <= 1)
         work(0);
-    else if (pool)
-        in_pool(pool, workers, work);
+    else if (lent)
+        in_pool(lent, workers, work);
     else
         in_own_threads(workers, work);
 }
@@ -83,4 +82,4 @@ void lend_pool(Pool pool) {
 #endif
 }
 
-double worth_a_thread() { return lent.load() ? 30e3 : 250e3; }
+double worth_a_thread() { return lent ? 30e3 : 250e3; }

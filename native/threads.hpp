@@ -12,6 +12,8 @@ void parallel_for(std::int64_t count, int workers, const std::function<void(std:
 
 // Returns when `threads` threads, or fewer, the caller's among them, have returned from task(data). OpenMP's GOMP_parallel is one.
 using Pool = void (*)(void (*task)(void*), void* data, unsigned threads, unsigned flags);
+// To the loops of this thread alone: OpenMP has a team for every thread that asks, and where teams have more threads than there are
+// cores, none of them waits awake any more.
 void lend_pool(Pool pool);
 
 // What a thread must have to do, in nanoseconds: several times what it takes to start it, or to wake it.

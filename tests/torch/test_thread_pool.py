@@ -55,6 +55,21 @@ for _ in range(2):
     assert after == again == before + 2
 
 
+def test_another_thread_starts_its_own():
+    """A second team would have more threads than cores wait, and then PyTorch's, too, no longer wait awake."""
+    before, there = run("""
+import threading
+
+threads = lambda: len(os.listdir("/proc/self/task"))
+loss(3)
+print(threads())
+other = threading.Thread(target=lambda: (loss(3), print(threads() - 1)))
+other.start()
+other.join()
+""")
+    assert there == before
+
+
 def test_a_fork_starts_its_own():
     """The pool's threads are not in the child, which would wait for them for ever."""
     parent, child = run("""

@@ -59,7 +59,10 @@ def xla_handler() -> Any:
 
 
 def lend_pool(gomp_parallel: int) -> None:
-    """Threads that wait for work, instead of ones that are started for a call: the address of their GOMP_parallel."""
+    """Threads that wait for work, instead of ones that are started for a call, where this thread calls the core.
+
+    ``gomp_parallel`` is the address of the function that runs something in them.
+    """
     if _native is not None:
         _native.lend_pool(gomp_parallel)
 

@@ -30,7 +30,11 @@ def gomp_parallel() -> int | None:
 
 
 def lend() -> None:
-    """From now on the core uses them, for whatever arrays; until a fork, which leaves the child without them."""
+    """The core uses them from now on where this thread calls it; until a fork, which leaves the child without them.
+
+    Another thread would get threads of its own from OpenMP, and with more of them than cores none waits awake any more:
+    after JAX's threads had called the core, PyTorch's own loss of 128 x 1,000 took 270 us instead of 76.
+    """
     address = gomp_parallel()
     if address is not None:
         native.lend_pool(address)
