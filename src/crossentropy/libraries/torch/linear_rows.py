@@ -53,8 +53,8 @@ class Head(LinearRows):
         self.narrow = narrow_dtype(features, weight)
         if budget is None:
             budget = MEMORY_BUDGET if on_host(features) else DEVICE_MEMORY_BUDGET
-        if features.is_cpu:
-            self.scratch = min(matrix_products.SCRATCH, budget // 8)
+        if on_host(features):
+            self.scratch = matrix_products.scratch_of(budget, self.work)
         rows = features.reshape(layout.count, features.shape[-1])
         super().__init__(rows, weight, bias, c, layout, None if every else counted_rows(c), budget)
         if self.narrow is not None:

@@ -40,7 +40,7 @@ def product(a: Any, b: Any, out: Any, *, add: bool = False, scratch: int = SCRAT
     """Factors of the dtype of ``out``, or of 16 bits."""
     if a.dtype != out.dtype:
         mixed_product(a, b, out, add=add)
-    elif is_for_onednn(a, b, out) and (cut := cut_of(a, b, scratch // 2 // out.element_size())) is not None:
+    elif is_for_onednn(a, out) and (cut := cut_of(a, b, scratch // 2 // out.element_size())) is not None:
         axis, lines = cut
         BY_PARTS[axis](a, b, out, lines, add)
     elif add:
@@ -49,15 +49,18 @@ def product(a: Any, b: Any, out: Any, *, add: bool = False, scratch: int = SCRAT
         torch.mm(a, b, out=out)
 
 
-def is_for_onednn(a: Any, b: Any, out: Any) -> bool:
-    return bool(
-        ONEDNN
-        and out.dtype == torch.float32
-        and out.is_cpu
-        and math.prod(out.shape) * a.shape[1] >= MULTIPLICATIONS_AT_LEAST
-        and torch.backends.mkldnn.enabled
-        and torch.backends.mkldnn.is_available()
-    )
+def scratch_of(budget: int, dtype: torch.dtype) -> int:
+    """Of so many bytes for all that a call takes on the CPU, those for the parts of its products."""
+    return min(SCRATCH, budget // 8) if has_onednn(dtype) else 0
+
+
+def has_onednn(dtype: torch.dtype) -> bool:
+    backend = torch.backends.mkldnn
+    return bool(ONEDNN and dtype == torch.float32 and backend.enabled and backend.is_available())
+
+
+def is_for_onednn(a: Any, out: Any) -> bool:
+    return out.is_cpu and math.prod(out.shape) * a.shape[1] >= MULTIPLICATIONS_AT_LEAST and has_onednn(out.dtype)
 
 
 def cut_of(a: Any, b: Any, entries: int) -> tuple[str, int] | None:
