@@ -32,15 +32,19 @@ template <class Work>
 void in_pool(Pool pool, int workers, const Work& work) {
     struct Shared {
         const Work& work;
+        int workers;
         std::fenv_t environment;
         std::atomic<int> arrived{0};
-    } shared{work};
+    } shared{work, workers};
     std::fegetenv(&shared.environment);
+    // 0: all of its threads, as PyTorch does. It ends those that a smaller team has not, and starts them again for the next.
     pool([](void* data) {
         Shared& given = *static_cast<Shared*>(data);
+        int worker = given.arrived.fetch_add(1);
+        if (worker >= given.workers) return;
         Environment environment(given.environment);
-        given.work(given.arrived.fetch_add(1));
-    }, &shared, unsigned(workers), 0);
+        given.work(worker);
+    }, &shared, 0, 0);
 }
 
 template <class Work>

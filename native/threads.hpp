@@ -10,7 +10,7 @@
 // caller's floating-point environment (rounding, denormal numbers), whoever's the threads are.
 void parallel_for(std::int64_t count, int workers, const std::function<void(std::int64_t index, int worker)>& body);
 
-// Returns when `threads` threads, or fewer, the caller's among them, have returned from task(data). OpenMP's GOMP_parallel is one.
+// Returns when `threads` threads (0: all of the pool's), the caller's among them, have returned from task(data): GOMP_parallel.
 using Pool = void (*)(void (*task)(void*), void* data, unsigned threads, unsigned flags);
 // To the loops of this thread alone: OpenMP has a team for every thread that asks, and where teams have more threads than there are
 // cores, none of them waits awake any more.

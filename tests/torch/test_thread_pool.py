@@ -45,6 +45,7 @@ def test_the_threads_remain():
     before, after, again = map(
         int,
         run("""
+torch.set_num_threads(3)
 threads = lambda: len(os.listdir("/proc/self/task"))
 print(threads())
 for _ in range(2):
@@ -60,6 +61,8 @@ def test_another_thread_starts_its_own():
     before, there = run("""
 import threading
 
+torch.set_num_threads(3)
+
 threads = lambda: len(os.listdir("/proc/self/task"))
 loss(3)
 print(threads())
@@ -73,6 +76,7 @@ other.join()
 def test_a_fork_starts_its_own():
     """The pool's threads are not in the child, which would wait for them for ever."""
     parent, child = run("""
+torch.set_num_threads(2)
 print(loss(2), flush=True)
 pid = os.fork()
 if pid == 0:
@@ -81,6 +85,45 @@ if pid == 0:
 assert os.waitpid(pid, 0)[1] == 0
 """)
     assert child == parent
+
+
+def test_nothing_is_borrowed_after_a_fork():
+    """PyTorch's threads were the parent's, and the first loss is the child's."""
+    value, workers = run("""
+from torch.utils.data import DataLoader, Dataset
+
+class Losses(Dataset):
+    def __len__(self):
+        return 1
+    def __getitem__(self, i):
+        return loss(2)
+
+torch.set_num_threads(3)
+torch.randn(2_000, 2_000).exp()
+if (pid := os.fork()) == 0:
+    print(loss(2), flush=True)
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+print(*(float(value) for value in DataLoader(Losses(), num_workers=1, multiprocessing_context="fork")))
+""")
+    assert value == workers
+
+
+def test_pytorchs_threads_are_not_ended():
+    """OpenMP ends what a smaller team has too many, and PyTorch's next operator would start them again."""
+    (count,) = run("""
+torch.set_num_threads(6)
+x = torch.randn(2_000, 2_000)
+seen = set()
+for _ in range(10):
+    x.exp()
+    for threads in (2, 3, 12):
+        loss(threads)
+    seen |= set(os.listdir("/proc/self/task"))
+x.exp()
+print(len(seen ^ set(os.listdir("/proc/self/task"))))
+""")
+    assert count == "0"
 
 
 @pytest.mark.parametrize("flush", [True, False])

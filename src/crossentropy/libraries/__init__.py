@@ -9,7 +9,7 @@ from types import ModuleType
 
 def load(name: str) -> ModuleType:
     """The module of one library, imported on first use."""
-    if name == "torch":  # torch.compile follows an import statement, but not importlib
+    if name == "torch":  # torch.compile follows an import statement, but not importlib; `from` takes 0.5 us more
         import crossentropy.libraries.torch as module
 
         return module

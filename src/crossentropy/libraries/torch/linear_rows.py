@@ -54,7 +54,8 @@ class Head(LinearRows):
         if budget is None:
             budget = MEMORY_BUDGET if on_host(features) else DEVICE_MEMORY_BUDGET
         if on_host(features):
-            self.scratch = matrix_products.scratch_of(budget, self.work)
+            shape = (layout.count, features.shape[-1], layout.classes)
+            self.scratch = matrix_products.scratch_of(budget, self.work, *shape)
         rows = features.reshape(layout.count, features.shape[-1])
         super().__init__(rows, weight, bias, c, layout, None if every else counted_rows(c), budget)
         if self.narrow is not None:

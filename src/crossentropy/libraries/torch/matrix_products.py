@@ -49,9 +49,15 @@ def product(a: Any, b: Any, out: Any, *, add: bool = False, scratch: int = SCRAT
         torch.mm(a, b, out=out)
 
 
-def scratch_of(budget: int, dtype: torch.dtype) -> int:
-    """Of so many bytes for all that a call takes on the CPU, those for the parts of its products."""
-    return min(SCRATCH, budget // 8) if has_onednn(dtype) else 0
+def scratch_of(budget: int, dtype: torch.dtype, rows: int, width: int, classes: int) -> int:
+    """Of so many bytes for all that a call takes on the CPU, those for the parts of its products.
+
+    0 where no product is large enough, or where a few rows of logits would no longer fit beside them.
+    """
+    scratch, row = min(SCRATCH, budget // 8), classes * dtype.itemsize
+    most = min(rows * classes, budget // dtype.itemsize) * width
+    is_used = has_onednn(dtype) and most >= MULTIPLICATIONS_AT_LEAST and budget - scratch >= 8 * row
+    return scratch if is_used else 0
 
 
 def has_onednn(dtype: torch.dtype) -> bool:

@@ -7,7 +7,9 @@ GCC's ``GOMP_parallel``, which every compiler's runtime on Linux has under this 
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import sys
+import threading
 from pathlib import Path
 
 import torch
@@ -16,6 +18,8 @@ from crossentropy.kernels import native
 
 # Its dependencies, and no other library of the process, are searched for the function.
 LIBRARY = "libtorch_cpu.so"
+# PF_FORKNOEXEC of Linux's include/linux/sched.h.
+FORKED_WITHOUT_EXEC = 0x40
 
 
 def gomp_parallel() -> int | None:
@@ -30,11 +34,25 @@ def gomp_parallel() -> int | None:
 
 
 def lend() -> None:
-    """The core uses them from now on where this thread calls it; until a fork, which leaves the child without them.
+    """The core uses them from now on where the main thread calls it; until a fork, which leaves the child without them.
 
     Another thread would get threads of its own from OpenMP, and with more of them than cores none waits awake any more:
     after JAX's threads had called the core, PyTorch's own loss of 128 x 1,000 took 270 us instead of 76.
     """
+    if threading.current_thread() is not threading.main_thread() or is_forked():
+        return
     address = gomp_parallel()
     if address is not None:
         native.lend_pool(address)
+
+
+def is_forked() -> bool:
+    """Was this process forked, so that what its parent had of a pool is not here, and would be waited for in vain?"""
+    if multiprocessing.parent_process() is not None:
+        return True
+    try:
+        # The command's name, in parentheses, is the one field that may hold spaces.
+        flags = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[6]
+    except (OSError, IndexError):
+        return True
+    return bool(int(flags) & FORKED_WITHOUT_EXEC)
