@@ -319,7 +319,9 @@ NB_MODULE(_native, m) {
     m.def("score_blocks", &score_blocks, "rows"_a);
     m.def("scores", &scores, "values"_a, "inputs"_a, "labels"_a, "weights"_a.none(), "results"_a, "inverse_temperature"_a,
           "by_temperature"_a.none(), "gap"_a.none(), "threads"_a, "instruction_set"_a);
-    m.def("lend_pool", [](std::uintptr_t address) { lend_pool(reinterpret_cast<Pool>(address)); }, "gomp_parallel"_a);
+    m.def("lend_pool", [](std::uintptr_t parallel, std::uintptr_t size) {
+        lend_pool({reinterpret_cast<decltype(Pool::parallel)>(parallel), reinterpret_cast<decltype(Pool::size)>(size)});
+    }, "gomp_parallel"_a, "omp_get_max_threads"_a);
     m.def("within", &within, "numbers"_a, "low"_a, "high"_a, "ignored"_a.none(), "allows_nan"_a, "ends_only"_a, "threads"_a = 0);
     m.def("labelled", &labelled, "logits"_a, "axis"_a, "labels"_a, "ignored_label"_a.none(), "low"_a, "high"_a, "values"_a,
           "threads"_a = 0);

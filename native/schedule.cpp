@@ -49,6 +49,9 @@ using Memory = std::unique_ptr<char, Free>;
 std::int64_t aligned(std::int64_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 Memory allocate(std::int64_t bytes) { return Memory(static_cast<char*>(::operator new(aligned(bytes), std::align_val_t(alignment)))); }
 
+// What a thread must have to do, in nanoseconds: several times what it takes to start one, or to wake one that waits.
+constexpr double worth_a_start = 250e3, worth_waking = 30e3;
+
 // Roughly what one thread needs; it only decides how many threads are worth their start.
 double nanoseconds(const Problem& p) {
     bool in_double = p.logits.dtype == DType::float64 || p.softcap != 0 || p.class_bias || p.are_probabilities;
@@ -76,9 +79,10 @@ int cores() {
 }  // namespace
 
 int workers_for(double nanoseconds, int threads, std::int64_t pieces) {
-    std::int64_t worth = std::min(std::int64_t(nanoseconds / worth_a_thread()), pieces);
-    if (worth <= 1) return 1;
-    return int(std::min<std::int64_t>(worth, threads > 0 ? threads : cores()));
+    std::int64_t most = std::min<std::int64_t>(pieces, threads > 0 ? threads : cores());
+    std::int64_t started = std::min(std::int64_t(nanoseconds / worth_a_start), most);
+    std::int64_t woken = std::min({std::int64_t(nanoseconds / worth_waking), most, std::int64_t(waiting_threads())});
+    return int(std::max<std::int64_t>({1, started, woken}));
 }
 
 std::vector<std::string> instruction_sets() {

@@ -14,7 +14,7 @@
 
 namespace {
 
-thread_local Pool lent = nullptr;
+thread_local Pool lent;
 
 // A pool's threads have an environment of their own; threads that are started have that of who starts them.
 class Environment {
@@ -29,7 +29,7 @@ public:
 };
 
 template <class Work>
-void in_pool(Pool pool, int workers, const Work& work) {
+void in_pool(const Pool& pool, int workers, const Work& work) {
     struct Shared {
         const Work& work;
         int workers;
@@ -38,7 +38,7 @@ void in_pool(Pool pool, int workers, const Work& work) {
     } shared{work, workers};
     std::fegetenv(&shared.environment);
     // 0: all of its threads, as PyTorch does. It ends those that a smaller team has not, and starts them again for the next.
-    pool([](void* data) {
+    pool.parallel([](void* data) {
         Shared& given = *static_cast<Shared*>(data);
         int worker = given.arrived.fetch_add(1);
         if (worker >= given.workers) return;
@@ -72,7 +72,7 @@ void parallel_for(std::int64_t count, int workers, const std::function<void(std:
     };
     if (workers <= 1)
         work(0);
-    else if (lent)
+    else if (waiting_threads() >= workers)
         in_pool(lent, workers, work);
     else
         in_own_threads(workers, work);
@@ -81,9 +81,9 @@ void parallel_for(std::int64_t count, int workers, const std::function<void(std:
 void lend_pool(Pool pool) {
 #if defined(__linux__)
     static std::once_flag once;
-    std::call_once(once, [] { pthread_atfork(nullptr, nullptr, [] { lent = nullptr; }); });
+    std::call_once(once, [] { pthread_atfork(nullptr, nullptr, [] { lent = Pool(); }); });
     lent = pool;
 #endif
 }
 
-double worth_a_thread() { return lent ? 30e3 : 250e3; }
+int waiting_threads() { return lent.parallel ? lent.size() : 0; }

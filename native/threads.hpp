@@ -10,11 +10,15 @@
 // caller's floating-point environment (rounding, denormal numbers), whoever's the threads are.
 void parallel_for(std::int64_t count, int workers, const std::function<void(std::int64_t index, int worker)>& body);
 
-// Returns when `threads` threads (0: all of the pool's), the caller's among them, have returned from task(data): GOMP_parallel.
-using Pool = void (*)(void (*task)(void*), void* data, unsigned threads, unsigned flags);
+// Threads that wait for work, of OpenMP: `parallel` returns when all of them (threads = 0), the caller's among them, have returned
+// from task(data), GOMP_parallel; `size` says how many that are for the thread that asks, omp_get_max_threads.
+struct Pool {
+    void (*parallel)(void (*task)(void*), void* data, unsigned threads, unsigned flags) = nullptr;
+    int (*size)() = nullptr;
+};
 // To the loops of this thread alone: OpenMP has a team for every thread that asks, and where teams have more threads than there are
 // cores, none of them waits awake any more.
 void lend_pool(Pool pool);
 
-// What a thread must have to do, in nanoseconds: several times what it takes to start it, or to wake it.
-double worth_a_thread();
+// How many threads a loop of this thread can have without a start; 0 without a pool.
+int waiting_threads();

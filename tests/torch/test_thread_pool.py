@@ -14,7 +14,7 @@ from crossentropy.kernels import native  # noqa: E402
 from crossentropy.libraries.torch import thread_pool  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
-    thread_pool.gomp_parallel() is None or native.kernel_name() == "generic",
+    not thread_pool.openmp() or native.kernel_name() == "generic",
     reason="PyTorch's threads are not to be had, or there is no core to lend them to",
 )
 
@@ -124,6 +124,38 @@ x.exp()
 print(len(seen ^ set(os.listdir("/proc/self/task"))))
 """)
     assert count == "0"
+
+
+def test_more_threads_than_pytorch_has_are_started():
+    """``torch.set_num_threads(1)`` is not for arrays, nor for who asks for more."""
+    before, after, during = map(
+        int,
+        run("""
+import threading, time
+
+torch.set_num_threads(1)
+threads = lambda: len(os.listdir("/proc/self/task"))
+loss(3)
+before, most, done = threads(), 0, False
+
+def watch():
+    global most
+    while not done:
+        most = max(most, threads() - 1)
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+for _ in range(2_000):
+    loss(3)
+    if most > before:
+        break
+done = True
+watcher.join()
+print(before, threads(), most)
+"""),
+    )
+    assert before == after
+    assert during > before
 
 
 @pytest.mark.parametrize("flush", [True, False])

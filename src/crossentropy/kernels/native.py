@@ -58,13 +58,13 @@ def xla_handler() -> Any:
     return None if _native is None or not hasattr(_native, "xla_rows") else _native.xla_rows()
 
 
-def lend_pool(gomp_parallel: int) -> None:
+def lend_pool(gomp_parallel: int, omp_get_max_threads: int) -> None:
     """Threads that wait for work, instead of ones that are started for a call, where this thread calls the core.
 
-    ``gomp_parallel`` is the address of the function that runs something in them.
+    The addresses of the functions that run something in them, and say how many they are.
     """
     if _native is not None:
-        _native.lend_pool(gomp_parallel)
+        _native.lend_pool(gomp_parallel, omp_get_max_threads)
 
 
 def label_scan() -> Callable[..., tuple[int, float] | None] | None:

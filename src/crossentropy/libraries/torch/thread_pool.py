@@ -16,21 +16,23 @@ import torch
 
 from crossentropy.kernels import native
 
-# Its dependencies, and no other library of the process, are searched for the function.
+# Its dependencies, and no other library of the process, are searched for the functions.
 LIBRARY = "libtorch_cpu.so"
+FUNCTIONS = ("GOMP_parallel", "omp_get_max_threads")
 # PF_FORKNOEXEC of Linux's include/linux/sched.h.
 FORKED_WITHOUT_EXEC = 0x40
 
 
-def gomp_parallel() -> int | None:
-    """The function's address; None where PyTorch's threads are not to be had."""
+def openmp() -> list[int]:
+    """The functions' addresses; empty where PyTorch's threads are not to be had."""
     if sys.platform != "linux":
-        return None
+        return []
     try:
-        function = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / LIBRARY)).GOMP_parallel
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / LIBRARY))
+        functions = [getattr(library, name) for name in FUNCTIONS]
     except (OSError, AttributeError):
-        return None
-    return ctypes.cast(function, ctypes.c_void_p).value
+        return []
+    return [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions]
 
 
 def lend() -> None:
@@ -41,9 +43,9 @@ def lend() -> None:
     """
     if threading.current_thread() is not threading.main_thread() or is_forked():
         return
-    address = gomp_parallel()
-    if address is not None:
-        native.lend_pool(address)
+    addresses = openmp()
+    if addresses:
+        native.lend_pool(*addresses)
 
 
 def is_forked() -> bool:
