@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cfenv>
 #include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
+
+#include "environment.hpp"
 
 #if defined(__linux__)
 #include <pthread.h>
@@ -15,18 +16,6 @@
 namespace {
 
 thread_local Pool lent;
-
-// A pool's threads have an environment of their own; threads that are started have that of who starts them.
-class Environment {
-    std::fenv_t before;
-
-public:
-    explicit Environment(const std::fenv_t& callers) {
-        std::fegetenv(&before);
-        std::fesetenv(&callers);
-    }
-    ~Environment() { std::fesetenv(&before); }
-};
 
 template <class Work>
 void in_pool(const Pool& pool, int workers, const Work& work) {
@@ -42,7 +31,7 @@ void in_pool(const Pool& pool, int workers, const Work& work) {
         Shared& given = *static_cast<Shared*>(data);
         int worker = given.arrived.fetch_add(1);
         if (worker >= given.workers) return;
-        Environment environment(given.environment);
+        Environment callers(&given.environment);  // threads that are started have it from who starts them
         given.work(worker);
     }, &shared, 0, 0);
 }

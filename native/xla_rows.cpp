@@ -1,7 +1,6 @@
 #include "xla_rows.hpp"
 
 #include <algorithm>
-#include <cfenv>
 #include <limits>
 #include <memory>
 #include <new>
@@ -10,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "environment.hpp"
 #include "labels.hpp"
 #include "schedule.hpp"
 
@@ -21,18 +21,6 @@
 namespace {
 
 using namespace xla_ffi;
-
-// XLA's threads take denormal numbers for 0. The core computes as it does for NumPy, and so do the threads that it starts.
-class OrdinaryArithmetic {
-    std::fenv_t before;
-
-public:
-    OrdinaryArithmetic() {
-        std::fegetenv(&before);
-        std::fesetenv(FE_DFL_ENV);
-    }
-    ~OrdinaryArithmetic() { std::fesetenv(&before); }
-};
 
 DType dtype_of(DataType type) {
     switch (type) {
@@ -252,7 +240,8 @@ void set_undefined(const Problem& p, std::int64_t row) {
 }
 
 void compute(const Call& call) {
-    OrdinaryArithmetic ordinary;
+    // XLA's threads take denormal numbers for 0. The core computes as it does for NumPy, and so do the threads that it starts.
+    Environment ordinary(FE_DFL_ENV);
     Arguments given(call);
     const Array &logits = given["logits"], &indices = given["indices"], &valid = given["valid"];
     if (logits.rank != 3) throw std::invalid_argument("expected logits (outer, classes, inner)");

@@ -29,7 +29,7 @@ from crossentropy.row_loss import RowCoefficients, RowStatistics, merge, row_los
 # the more often the weight is read.
 MEMORY_BUDGET = 256_000_000
 # Not more is taken than is of use: with so many rows the weight is read seldom enough, and memory never written before
-# costs time. Forward + backward on tensors over the bare products, medians of 5 and 2 with 2 threads: 1,024 rows of
+# costs time. Forward + backward over the bare products, all by torch.mm, medians of 5 and 2, 2 threads: 1,024 rows of
 # 50,257 classes 1.20 in chunks of 256 rows, 1.07 of 512, 1.11 of 1,024; 2,048 of 128,256 classes 1.27, 1.16, 1.13 (into
 # results as fresh as ours the bare products themselves took 1.06 and 1.20). Small rows still fill this many bytes, so
 # that chunks are few.
