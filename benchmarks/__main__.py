@@ -177,6 +177,10 @@ def main() -> None:
         help="only this suite (may be repeated); gpu, which needs a CUDA device, is never among the others",
     )
     parser.add_argument(
+        "--case", action="append", metavar="NAME", help='only this case, by its name in the table: "128 x 1,000"'
+    )
+    parser.add_argument("--seconds", type=float, help="how long a case is measured (default: 2, with --quick 0.2)")
+    parser.add_argument(
         "--quick", action="store_true", help="a thirty-second of the rows, a fifth of a second per case"
     )
     parser.add_argument("--jax", action="store_true", help="JAX arrays alone, beside optax and JAX")
@@ -191,6 +195,9 @@ def main() -> None:
         return
     if "gpu" in (given.suite or []):
         parser.error("--suite gpu stands alone")
+    if given.case and given.write:
+        parser.error("--write keeps whole suites, --case is a part of one")
+    seconds = given.seconds or (0.2 if given.quick else 2.0)
     counts = given.threads or sorted(
         {1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1}
     )
@@ -199,6 +206,7 @@ def main() -> None:
         "python -m benchmarks"
         + "".join(f" --suite {name}" for name in given.suite or ())
         + " --quick" * given.quick
+        + (f" --seconds {given.seconds:g}" if given.seconds else "")
         + " --jax" * given.jax
         + " --write" * given.write
     )
@@ -213,11 +221,16 @@ def main() -> None:
     if suites != ("linear",):
         print(" | ".join(HEAD))
     for case in catalogue.cases(suites, 32 if given.quick else 1):
+        if given.case and case.name not in given.case:
+            continue
         for threads in counts:
-            result = measure(case, threads, 0.2 if given.quick else 2.0, given.jax)
+            result = measure(case, threads, seconds, given.jax)
             results.append(result)
             for line in rows_of(result):
                 print(" | ".join(line), flush=True)
+    unknown = set(given.case or ()) - {result["case"] for result in results}
+    if unknown:
+        parser.error(f"no case named {', '.join(map(repr, sorted(unknown)))} in {', '.join(suites)}")
     if given.json:
         pathlib.Path(given.json).write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
     for suite in dict.fromkeys(result["suite"] for result in results):
