@@ -26,8 +26,10 @@ def library_of(*arrays: Any) -> Any:
     else:
         return load_library("numpy")
     kind = type(arrays[0])
-    if kind is type(arrays[-1]) and len(arrays) == 2 and (name := root_module(kind)) in LIBRARIES:
-        return load_library(LIBRARIES[name])
+    if kind is type(arrays[-1]) and len(arrays) == 2:
+        name = LIBRARIES.get(kind.__module__) or LIBRARIES.get(root_module(kind))
+        if name is not None:
+            return load_library(name)
     found: dict[str, Any] = {}
     for value in arrays:
         for part in value if isinstance(value, tuple) else (value,):

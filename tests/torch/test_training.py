@@ -51,6 +51,40 @@ def test_any_upstream_gradient(dtype):
     torch.testing.assert_close(rows, (summed.double() * upstream[:, None]).to(dtype), rtol=0.01, atol=1e-7)
 
 
+def test_a_gradient_with_a_graph_has_the_bits_of_one_without():
+    """It is computed anew, since no graph leads to the one that was saved with the loss."""
+    logits, labels = problem()
+    for factor in (1.0, -3.0):
+        plain, with_graph = (
+            torch.autograd.grad(xe.cross_entropy(logits, labels) * factor, logits, create_graph=is_kept)[0]
+            for is_kept in (False, True)
+        )
+        assert with_graph.requires_grad
+        torch.testing.assert_close(plain, with_graph, rtol=0 if factor == 1.0 else 1e-6, atol=0)
+
+
+def test_what_is_saved_may_be_kept_elsewhere():
+    """By hooks, which a backward pass asks for what they were given; and by a checkpoint, which computes it again."""
+    logits, labels = problem()
+    expected = torch.autograd.grad(xe.cross_entropy(logits, labels), logits)[0]
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> int:
+        kept.append(tensor.detach().clone())
+        return len(kept) - 1
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, kept.__getitem__):
+        loss = xe.cross_entropy(logits, labels)
+    before = [tensor.clone() for tensor in kept]
+    (gradient,) = torch.autograd.grad(3 * loss, logits)
+    torch.testing.assert_close(gradient, 3 * expected)
+    assert all(map(torch.equal, kept, before))
+    (again,) = torch.autograd.grad(
+        torch.utils.checkpoint.checkpoint(xe.cross_entropy, logits, labels, use_reentrant=False), logits
+    )
+    assert torch.equal(again, expected)
+
+
 def test_a_loss_scale_reaches_float16_before_rounding():
     """2^-20 / 4096 is 0 in float16; 65,536 times it is not."""
     logits = torch.zeros(4096, 2, dtype=torch.float16)

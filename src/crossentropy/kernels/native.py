@@ -114,7 +114,7 @@ class Core:
 
     def losses(self, losses: np.ndarray, upstream: Any = None, gradient: np.ndarray | None = None) -> None:
         """Fill ``losses`` (rows,) and, where one is given, ``gradient``: upstream x derivative, like the logits."""
-        self.with_gradient({"loss": losses}, None, upstream, gradient)
+        self.compute({"loss": losses}, self.coefficients, None, upstream, gradient)
 
     def total(
         self,
@@ -128,22 +128,11 @@ class Core:
         ``dense_mass`` is filled where it is given.
         """
         results = {} if dense_mass is None else {"dense_mass": dense_mass}
-        return self.with_gradient(results, row_weight, upstream, gradient, wants_total=True)
+        return self.compute(results, self.coefficients, row_weight, upstream, gradient, wants_total=True)
 
     def dense_mass(self, mass: np.ndarray) -> None:
         """Fill ``mass`` (rows,) with sum_j w_j t_j: 0 where a row does not count, NaN for a negative entry or NaN."""
         self.compute({"dense_mass": mass}, self.coefficients)
-
-    def with_gradient(
-        self, results: Any, row_weight: Any, upstream: Any, gradient: np.ndarray | None, *, wants_total: bool = False
-    ) -> Any:
-        if gradient is None:
-            return self.compute(results, self.coefficients, row_weight, wants_total=wants_total)
-        target = cube(gradient, self.layout)
-        total = self.compute(results, self.coefficients, row_weight, upstream, target, wants_total=wants_total)
-        if target is not gradient and not np.may_share_memory(target, gradient):
-            gradient[...] = target.reshape(gradient.shape)
-        return total
 
     def labelled(self, low: float, high: float) -> Core | None:
         """A core that reads the entries at the labels alone, gathered once, for values without a gradient.
@@ -202,18 +191,19 @@ class Core:
         count, if ``wants_total``.
         """
         layout, given, indices, index_weight, spread = self.layout, self.given, c.indices, c.index_weight, None
+        slope: Any = None if gradient is None else cube(gradient, layout)
         as_given = indices is not None and indices.ndim == 1
         if not as_given and indices is not None:
             indices, index_weight = np.require(indices, requirements="A"), float64(np.atleast_2d(index_weight))
             spread = c.target_sum if c.label_smoothing and np.ndim(c.target_sum) else None
         in_bfloat16 = is_bfloat16(given)
-        if in_bfloat16:
-            given, gradient = bits(given), None if gradient is None else bits(gradient)
-        if not (upstream is None or isinstance(upstream, float)):
+        if gradient is None:
+            upstream = None
+        elif not (upstream is None or isinstance(upstream, float)):
             upstream = np.atleast_1d(float64(upstream))
         class_weight = c.class_weight
-        return _native.rows(
-            given,
+        total = _native.rows(
+            bits(given) if in_bfloat16 else given,
             layout.axis,
             in_bfloat16,
             c.inputs == "logits" if has_softmax is None else has_softmax,
@@ -239,10 +229,13 @@ class Core:
             upstream,
             results,
             wants_total,
-            gradient,
+            bits(slope) if in_bfloat16 and slope is not None else slope,
             self.num_threads,
             self.instruction_set,
         )
+        if gradient is not None and slope is not gradient and not np.may_share_memory(slope, gradient):
+            gradient[...] = slope.reshape(gradient.shape)
+        return total
 
 
 def as_given(s: RowStatistics) -> RowStatistics:

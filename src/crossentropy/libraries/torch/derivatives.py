@@ -11,6 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import is_grad_enabled
+from torch._C import _are_functorch_transforms_active, _storage_Use_Count
+from torch._C._autograd import _get_current_graph_task_keep_graph
 
 from crossentropy.libraries.torch.batching import vmap
 from crossentropy.libraries.torch.compute import scaled_in_place
@@ -19,22 +22,27 @@ from crossentropy.libraries.torch.forms import SETTINGS, Form, Held
 from crossentropy.libraries.torch.tensors import is_traced, on_host, primal
 
 THIRD = "crossentropy: third derivatives of the loss are not provided (value, gradient and Hessian-vector product are)"
-# Who has the memory of a tensor that a backward pass unpacked, if nobody else: what was saved, what it was unpacked as,
-# and the storage that is asked.
-USES_OF_UNPACKED = 3
+# Who has the memory of a gradient that a backward pass unpacked, if nobody else: what was saved, and the storage that
+# is asked; what was an output is unpacked as another tensor.
+USES_OF_SAVED, USES_OF_SAVED_OUTPUT = 2, 3
 
 
 @dataclasses.dataclass
 class Calls:
     """The three functions of one form: what a derivative may call.
 
-    ``of_held`` has the first two once more, for a caller that knows that nothing traces or transforms.
+    ``of_held`` has the first two and ``value`` once more, for a caller that knows that nothing traces or transforms.
     """
 
     form: Form
     loss: Any = None
     loss_and_gradient: Any = None
     hessian_vector: Any = None
+
+    def value(self, *arguments: Any) -> Any:
+        """The loss alone, with the gradient for its backward pass formed in the same read."""
+        return self.loss_and_gradient(*arguments)[0]
+
     of_held: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -101,25 +109,22 @@ def product(a: Any, upstream: Any) -> Any:
     return a if isinstance(upstream, float) and upstream == 1.0 else a.to(WORK) * upstream
 
 
-def is_last_use() -> bool:
-    """Is what was saved freed after this backward? Else the caller, who may add to his gradient, gets a copy."""
-    return not torch.is_grad_enabled() and not torch._C._autograd._get_current_graph_task_keep_graph()
-
-
 def is_one(factor: Any) -> bool:
     """Is the upstream gradient, which nobody traces, 1, as far as that can be read without waiting?"""
     return factor.ndim == 0 and on_host(factor) and factor.item() == 1.0
 
 
-def in_own_memory(factor: Any, gradient: Any) -> Any:
+def in_own_memory(factor: Any, gradient: Any, uses: int = USES_OF_SAVED_OUTPUT) -> Any:
     """factor x gradient without a copy, of a gradient that was formed with its loss; None where there has to be one:
 
     somebody may use what was saved once more, or has the same memory (the result of ``value_and_grad``), or the factor
     is neither known to be 1 nor applied by a kernel.
     """
-    if not is_last_use() or torch._C._are_functorch_transforms_active() or is_traced(factor, gradient):
+    # Where a graph is made or kept, what was saved is used again; and the caller may add to his gradient.
+    is_last_use = not (is_grad_enabled() or _get_current_graph_task_keep_graph())
+    if not is_last_use or _are_functorch_transforms_active() or is_traced(factor, gradient):
         return None
-    if torch._C._storage_Use_Count(gradient.untyped_storage()._cdata) != USES_OF_UNPACKED:
+    if _storage_Use_Count(gradient.untyped_storage()._cdata) != uses:
         return None
     gradient = gradient.detach()  # without the graph that it was unpacked with
     return gradient if is_one(factor) or scaled_in_place(gradient, factor) else None
@@ -154,6 +159,15 @@ def derivatives(calls: Calls) -> dict[str, dict[str, Callable[..., Any]]]:
             parts += [] if v is None else [form.dot(v, slopes, rest[-3])]
             to_upstream = to_shape(sum(parts[1:], parts[0]), upstream)
         return to_x, to_upstream
+
+    def value_gradients(inputs: Any, gradient: Any, wants: Any, a: Any) -> tuple[Any, Any]:
+        """Of what was saved beside the loss, and is nobody's output: no graph leads to it."""
+        if a is None:
+            return None, None
+        own = in_own_memory(a, gradient, USES_OF_SAVED)
+        if own is None and is_grad_enabled():
+            return loss_gradients(inputs, gradient, wants, a)
+        return form.scaled(a, gradient, inputs[-3]) if own is None else own, None
 
     def backward_of(gradients: Callable[..., tuple[Any, Any]]) -> Callable[..., Any]:
         def backward(ctx: Any, *outer: Any) -> tuple[Any, ...]:
@@ -251,6 +265,7 @@ def derivatives(calls: Calls) -> dict[str, dict[str, Callable[..., Any]]]:
             "jvp": with_outer_tangents(loss_and_gradient_jvp),
             "vmap": vmap_of("loss_and_gradient"),
         },
+        "value": {"backward_of_held": backward_of_held(value_gradients)},
         "hessian_vector": {
             "backward": hessian_vector_backward,
             "jvp": with_outer_tangents(hessian_vector_jvp),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, is_grad_enabled
 
 from crossentropy.binary_coefficients import explicit_elements
 from crossentropy.binary_loss import BinaryCoefficients
@@ -25,17 +26,28 @@ SETTINGS = {"axis": "int?", "num_threads": "int?", "total": "bool"}
 
 def view(tensor: Any) -> Any:
     """The tensor's memory as a NumPy array; what is no tensor stays as it is."""
-    if not isinstance(tensor, torch.Tensor):
+    if not isinstance(tensor, Tensor):
         return tensor
-    if tensor.requires_grad and torch.is_grad_enabled():  # elsewhere NumPy is given the memory all the same
+    if tensor.requires_grad and is_grad_enabled():  # elsewhere NumPy is given the memory all the same
         tensor = tensor.detach()
-    if tensor.is_neg():  # a view that is to be read with the other sign, which NumPy has not
+    try:
+        return tensor.numpy() if tensor.dtype is not torch.bfloat16 else bfloat16_view(tensor)
+    except RuntimeError:  # which is seldom: to ask each tensor beforehand takes longer than a small loss has
+        tensor = as_memory(tensor)
+        return tensor.numpy() if tensor.dtype is not torch.bfloat16 else bfloat16_view(tensor)
+
+
+def bfloat16_view(tensor: Any) -> Any:
+    return tensor.view(torch.int16).numpy().view(native.BFLOAT16)
+
+
+def as_memory(tensor: Any) -> Any:
+    """A tensor whose memory is its values."""
+    if tensor.is_neg():  # a view that is to be read with the other sign
         tensor = tensor.resolve_neg()
-    if tensor.dtype is torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(native.BFLOAT16)
     if tensor._is_zerotensor():  # forward mode's tangent of what has none
         tensor = torch.zeros(tensor.shape, dtype=tensor.dtype)
-    return tensor.numpy()
+    return tensor
 
 
 def as_tensor(array: Any) -> Any:

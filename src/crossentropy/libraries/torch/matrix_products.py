@@ -10,8 +10,8 @@ The three products of 512 rows, D = 1,024 and 128,256 classes, two cores of an E
     ================  ====  ======
     .                 MKL   oneDNN
     ================  ====  ======
-    AVX-512           2.23  1.09    (logits 0.79 -> 0.34, to features 0.72 -> 0.37, to weight 0.72 -> 0.38)
-    AVX2 alone        2.30  2.04
+    AVX-512           2.06  1.03    (logits 0.73 -> 0.33, to features 0.68 -> 0.34, to weight 0.64 -> 0.35)
+    AVX2 alone        2.04  1.85
     ================  ====  ======
 """
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import is_grad_enabled
 
 from crossentropy.libraries.torch import compute, memory
 from crossentropy.libraries.torch.conversion import WORK, result_dtype
@@ -77,14 +78,14 @@ def register_held_function(form: Form, name: str, forward: Any, rules: dict[str,
         ctx.set_materialize_grads(False)
         ctx.rest = rest
         ctx.save_for_backward(x, output[1] if isinstance(output, tuple) else None, *rest[2].sources)
-        return output
+        return output[0] if name == "value" else output
 
     members = {"forward": held_forward, "backward": rules["backward_of_held"]}
     function = function_of(f"held_{form.name}_{name}", members)
     above: Any = super(torch.autograd.Function, function)
 
-    def call(x: Any, *rest: Any) -> Any:
-        return above.apply(x, rest) if x.requires_grad and torch.is_grad_enabled() else forward(x, *rest)
+    def call(x: Any, rest: Any) -> Any:
+        return above.apply(x, rest) if x.requires_grad and is_grad_enabled() else forward(x, *rest)
 
     return call
 
@@ -140,6 +141,7 @@ def register(form: Form) -> Calls:
         setattr(calls, name, chosen(form, forward, *both))
         if "backward_of_held" in rules[name]:
             calls.of_held[name] = register_held_function(form, name, forward, rules[name])
+    calls.of_held["value"] = register_held_function(form, "value", forwards["loss_and_gradient"], rules["value"])
     return calls
 
 

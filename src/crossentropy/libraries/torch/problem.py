@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, is_grad_enabled
+from torch.autograd import forward_ad
 
 from crossentropy import reduction
 from crossentropy.arrays import LARGEST, Layout, is_sparse, layout_of, load_library
@@ -32,6 +34,8 @@ from crossentropy.libraries.torch.primitives import CALLS
 from crossentropy.libraries.torch.tensors import differentiable, is_memory, is_plain, is_traced, on_host, values_known
 from crossentropy.options import LossOptions
 from crossentropy.row_coefficients import RowCoefficients, check_dense_target, check_probabilities, row_coefficients
+
+NUMPY = load_library("numpy").namespace
 
 
 @dataclasses.dataclass
@@ -62,15 +66,18 @@ class Problem:
 
     def arguments(self) -> tuple[Any, ...]:
         """What follows x, upstream and vector in the calls."""
-        return (*self.flat(), self.axis, self.options.num_threads, self.total)
+        c, options = self.coefficients, self.options
+        settings = (self.axis, options.num_threads, options.reduction != "none")
+        return (c, *settings) if isinstance(c, Held) else (*self.form.flat(c), *settings)
 
     def call(self, name: str, vector: Any = None) -> Any:
         """One of ``primitives``."""
-        calls, arguments = CALLS[self.form.name], (self.upstream, vector, *self.arguments())
+        calls, upstream = CALLS["element" if self.axis is None else "row"], self.upstream
         # Held coefficients are those of a call that nothing traces or transforms; forward mode remains.
-        is_plain_call = isinstance(self.coefficients, Held) and isinstance(self.upstream, float) and vector is None
-        if is_plain_call and torch.autograd.forward_ad._current_level < 0:
-            return calls.of_held[name](self.x, *arguments)
+        is_plain_call = isinstance(self.coefficients, Held) and isinstance(upstream, float) and vector is None
+        arguments = (upstream, vector, *self.arguments())
+        if is_plain_call and forward_ad._current_level < 0:
+            return calls.of_held[name](self.x, arguments)
         return getattr(calls, name)(self.x, *arguments)
 
     def sources(self) -> list[Any]:
@@ -79,7 +86,7 @@ class Problem:
         return [value for value in held if isinstance(value, torch.Tensor)]
 
     def finished(self, value: Any) -> Any:
-        if not self.total and len(self.shape) != 1:
+        if value.ndim and len(self.shape) != 1:
             value = torch.reshape(value, self.shape)
         return value if value.dtype == self.dtype else value.to(self.dtype)
 
@@ -91,10 +98,8 @@ class Problem:
             return self.finished(losses.sum() if self.total else losses)
         # With a scalar result the gradient is formed while the rows are at hand. Not for float16, whose range needs
         # the upstream gradient (a loss scale) before rounding; nor for "none", whose rows have one each.
-        wanted = self.x.requires_grad and torch.is_grad_enabled()
-        if wanted and self.total and self.x.dtype != torch.float16:
-            return self.finished(self.call("loss_and_gradient")[0])
-        return self.finished(self.call("loss"))
+        wanted = self.x.requires_grad and is_grad_enabled() and self.total and self.x.dtype is not torch.float16
+        return self.finished(self.call("value" if wanted else "loss"))
 
     def value_and_gradient(self) -> tuple[Any, Any]:
         self.refuse_measured("value_and_grad")
@@ -116,8 +121,10 @@ class Problem:
 
 def row_problem(logits: Any, target: Any, options: LossOptions, *, summary: bool = False) -> Problem:
     """The softmax loss. ``summary``: a target may be absent, and every row is read."""
-    if is_held(logits, target, options):
-        return held_row_problem(logits, target, layout_of(logits.shape, options.axis), options, summary)
+    sources = held_parts(logits, target, options)
+    if sources:
+        layout = layout_of(logits.shape, options.axis)
+        return held_row_problem(logits, target, layout, options, summary, sources)
     layout = Layout.of(tuple(logits.shape), options.axis)
     xp, device = Namespace(logits.device), logits.device
     options = as_options(options, device)
@@ -170,37 +177,37 @@ def row_parts(
 quiet_row_parts = np.errstate(all="ignore")(row_parts)
 
 
-def is_held(logits: Any, target: Any, options: LossOptions) -> bool:
-    """Labels or sparse targets, and options, that are plain memory of the CPU?"""
-    parts = target if is_sparse(target) else (target,)
-    if not on_host(logits) or not all(map(is_tensor, parts)):
-        return False
-    if len(parts) == 1 and (target.is_floating_point() or target.shape == logits.shape):
-        return False
+def held_parts(logits: Any, target: Any, options: LossOptions) -> tuple[Any, ...]:
+    """Labels or a sparse target, and the options that are tensors, if all is plain memory of the CPU; else nothing."""
+    if isinstance(target, Tensor):
+        parts: tuple[Any, ...] = (target,)
+        if target.is_floating_point() or target.shape == logits.shape:
+            return ()
+    elif is_sparse(target) and all(map(is_tensor, target)):
+        parts = target
+    else:
+        return ()
     given = vars(options)
     if given:
-        parts = (*parts, *(given[name] for name in CONVERTED & given.keys()))
-    return not is_traced(logits, *parts) and all(map(is_memory, parts))
+        parts = (*parts, *filter(is_tensor, given.values()))
+    return parts if on_host(logits) and not is_traced(logits, *parts) and all(map(is_memory, parts)) else ()
 
 
-def held_row_problem(logits: Any, target: Any, layout: Layout, options: LossOptions, summary: bool) -> Problem:
-    device, parts = logits.device, row_parts
-    given = vars(options)
-    sources = (*(target if is_sparse(target) else (target,)), *filter(is_tensor, given.values()))
-    if is_sparse(target):
-        indices, values = target
-        target = (
-            core.values(as_array("target indices", indices, device)),
-            core.values(as_array("target values", values, device)),
-        )
-    else:
+def held_row_problem(
+    logits: Any, target: Any, layout: Layout, options: LossOptions, summary: bool, sources: tuple[Any, ...]
+) -> Problem:
+    parts = row_parts
+    if isinstance(target, Tensor):
         target = core.view(target)
-    if not CONVERTED.isdisjoint(given):
-        options = as_options(options, device)
+    else:
+        names = ("target indices", "target values")
+        target = tuple(core.values(as_array(name, t, logits.device)) for name, t in zip(names, target, strict=True))
+    if not CONVERTED.isdisjoint(vars(options)):
+        options = as_options(options, logits.device)
         options = options.replace(**{name: core.values(v) for name, v in vars(options).items() if is_tensor(v)})
         parts = quiet_row_parts  # arithmetic with weights may overflow, or divide 0 by 0
-    xp, scan = load_library("numpy").namespace, None if summary else native.label_scan()
-    coefficients, upstream = parts(xp, logits, target, layout, options, np.float64, summary, scan)
+    scan = None if summary else native.label_scan()
+    coefficients, upstream = parts(NUMPY, logits, target, layout, options, np.float64, summary, scan)
     return Problem(
         x=logits,
         axis=layout.axis,
