@@ -188,19 +188,21 @@ struct RowGroup {
     struct MergeTree {
         const RowGroup& rows;
         std::int64_t count = 0;
-        Statistics incoming, levels[24];
-        explicit MergeTree(const RowGroup& of) : rows(of) {}
+        Statistics memory[25], *levels[24], *incoming = memory + 24;
+        explicit MergeTree(const RowGroup& of) : rows(of) {
+            for (int level = 0; level < 24; ++level) levels[level] = memory + level;
+        }
         void add() {
             int level = 0;
-            for (std::int64_t n = count; n & 1; n >>= 1, ++level) rows.merge(incoming, levels[level]);
-            levels[level] = incoming;
+            for (std::int64_t n = count; n & 1; n >>= 1, ++level) rows.merge(*incoming, *levels[level]);
+            std::swap(incoming, levels[level]);  // what stood there is the next one's memory
             ++count;
         }
         void result(Statistics& total) const {
             bool first = true;
             int level = 0;
             for (std::int64_t n = count; n; n >>= 1, ++level)
-                if (n & 1) first ? void(total = levels[level]) : rows.merge(total, levels[level]), first = false;
+                if (n & 1) first ? void(total = *levels[level]) : rows.merge(total, *levels[level]), first = false;
         }
     };
 

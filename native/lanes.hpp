@@ -15,6 +15,8 @@
 
 #if defined(__FMA__)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 #define INLINE inline __attribute__((always_inline))
@@ -55,6 +57,24 @@ template <class T, int N> struct Lanes {
     }
     INLINE void store(T* to) const {
         UNROLL for (int i = 0; i < registers; ++i) std::memcpy(to + i * per_register, &part[i], sizeof(Register));
+    }
+    // Past the caches, to a multiple of REGISTER_BYTES; `finish_streams` (elements.hpp) ends it.
+    INLINE void stream(T* to) const {
+        UNROLL for (int i = 0; i < registers; ++i) {
+#if defined(__AVX512F__)
+            if constexpr (sizeof(Register) == 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i * per_register), (__m512i)part[i]);
+            else
+#endif
+#if defined(__FMA__)
+            if constexpr (sizeof(Register) == 32) _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i * per_register), (__m256i)part[i]);
+            else
+#endif
+#if defined(__SSE2__)
+            if constexpr (sizeof(Register) == 16) _mm_stream_si128(reinterpret_cast<__m128i*>(to + i * per_register), (__m128i)part[i]);
+            else
+#endif
+            std::memcpy(to + i * per_register, &part[i], sizeof(Register));
+        }
     }
 };
 

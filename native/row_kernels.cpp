@@ -428,7 +428,7 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         if (end == first + 1) return statistics_of_blocks(first, total);
         RowGroup::MergeTree tree(*this);
         for (std::int64_t index = first; index < end; ++index) {
-            statistics_of_blocks(index, tree.incoming);
+            statistics_of_blocks(index, *tree.incoming);
             tree.add();
         }
         tree.result(total);
@@ -460,31 +460,64 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
             load_logits(b, row);
             if (has_dense()) load_dense(b, row);
             if (has_dense() && p.class_weight) weigh_dense(b);
+            if (has_profile()) load_profile(b, row);
             if (p.has_softmax) {
-                with_origin(origin_of(row), origin_rest(row), [&](const auto& origin) {
-                    tile_powers<T>(b.z, origin, b.powers);
+                bool is_written = with_origin(origin_of(row), origin_rest(row), [&](const auto& origin) {
                     note_origin(origin, index, row);
+                    if (streams_block(b, row)) return stream_block(b, row, new_powers(b, row, origin)), true;
+                    tile_powers<T>(b.z, origin, b.powers);
+                    return false;
                 });
+                if (is_written) return;
             }
+        } else {
+            if (has_profile()) load_profile(b, row);
+            if (streams_block(b, row)) return stream_block(b, row, KeptPowers<T>{b.powers});
         }
         if (!p.has_softmax) std::fill(b.powers, b.powers + b.vectors * lanes, T(0));
-        if (has_profile()) load_profile(b, row);
-        if (sizeof(T) == 4 && shape.blocks > 1) lift(b, row);
+        lift(b, row);
 
         Factors f = row_factors(index, row);
+        KeptPowers<T> powers{b.powers};
         bool straight = Along && is_plain(p.gradient) && !streams_gradient(p);
-        T* to = straight ? reinterpret_cast<T*>(row_start(p.gradient, row)) + b.first_class : w.gradient;
+        T* to = straight ? gradient_of(b, row) : w.gradient;
         std::int64_t full = straight ? b.classes / lanes : b.vectors;
         LabelEntries<T> labels;
         if constexpr (!Along)
             if (corrects_label_lanes(b)) labels = {true, label_lanes(), label_entries(b)};
-        tile_gradient<T, Along>(0, full, b.powers, f, b.profile, b.dense, b.slope, labels, to);
+        tile_gradient<T, Along>(0, full, powers, f, b.profile, b.dense, b.slope, labels, to);
         if (full < b.vectors) {  // the last vector reaches beyond the row
-            tile_gradient<T, Along>(full, b.vectors, b.powers, f, b.profile, b.dense, b.slope, labels, w.gradient);
+            tile_gradient<T, Along>(full, b.vectors, powers, f, b.profile, b.dense, b.slope, labels, w.gradient);
             std::memcpy(to + full * lanes, w.gradient + full * lanes, (b.classes - full * lanes) * sizeof(T));
         }
         if (!labels.any) correct(b, row, to);
         if (!straight) write(b, row, to);
+    }
+
+    // One of a row's many blocks, without an entry that `correct` changes, goes past the caches as it is computed: while it waits for
+    // memory, the next exponentials are formed.
+    bool streams_block(const Block& b, int row) const {
+        if (!Along || shape.blocks == 1 || !p.has_softmax || !is_plain(p.gradient) || !streams_gradient(p)) return false;
+        auto has = [&](std::int64_t j) { return std::uint64_t(j - b.first_class) < std::uint64_t(b.classes); };
+        const std::int64_t* indices = group.indices(p.entries);
+        if (std::any_of(indices + row * p.entries, indices + (row + 1) * p.entries, has)) return false;
+        if (finds_top() && has(group.statistics.prediction[row])) return false;
+        return b.classes % lanes == 0 && b.vectors > 2 && std::intptr_t(gradient_of(b, row)) % sizeof(T) == 0 && !is_lifted(b, row);
+    }
+    T* gradient_of(const Block& b, int row) const { return reinterpret_cast<T*>(row_start(p.gradient, row)) + b.first_class; }
+    template <class Origin> auto new_powers(const Block& b, int row, const Origin& origin) const { return NewPowers{b.z, origin, next_place(p.logits, b, row)}; }
+    template <class Powers> void stream_block(const Block& b, int row, const Powers& powers) const {
+        Factors f = row_factors(b.index, row);
+        T* to = gradient_of(b, row);
+        // Stores past the caches begin at a multiple of a register's size: what stands before, and behind the last of them, does not.
+        std::int64_t before = (-std::intptr_t(to) & (REGISTER_BYTES - 1)) / std::int64_t(sizeof(T)), behind = before ? lanes - before : 0;
+        if (!before) return tile_gradient<T, Along, true>(0, b.vectors, powers, f, b.profile, b.dense, b.slope, {}, to);
+        for (std::int64_t i : {std::int64_t(0), b.vectors - 1}) tile_gradient<T, Along>(i, i + 1, powers, f, b.profile, b.dense, b.slope, {}, w.gradient);
+        std::memcpy(to, w.gradient, before * sizeof(T));
+        std::memcpy(to + b.classes - behind, w.gradient + b.classes - behind, behind * sizeof(T));
+        Weights<T, Along> profile = b.profile;
+        if (profile.tile) profile.tile += before;
+        tile_gradient<T, Along, true>(0, b.vectors - 1, powers.from(before), f, profile, b.dense.from(before), b.slope ? b.slope + before : nullptr, {}, to + before);
     }
 
     // The maximum of a row (Along) or of all rows as T, and what that leaves of it.
@@ -508,9 +541,10 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
 
     // A block far below the row's maximum: its factor would be subnormal as a float, while powers times factor is not yet. Its powers
     // have 2^headroom to give.
+    bool is_lifted(const Block& b, int r) const { return sizeof(T) == 4 && shape.blocks > 1 && !(std::abs(power_factor(b.index, r)) > 0x1p-80); }
     void lift(const Block& b, int row) {
         for (int r = Along ? row : 0; r < (Along ? row + 1 : rows); ++r) {
-            if (std::abs(power_factor(b.index, r)) > 0x1p-80) continue;
+            if (!is_lifted(b, r)) continue;
             constexpr T down = T(0x1p-40);
             w.scale[b.index * max_rows + r] *= 0x1p40;
             for (std::int64_t j = Along ? 0 : r; j < b.vectors * lanes; j += Along ? 1 : lanes) b.powers[j] *= down;
@@ -666,7 +700,7 @@ void finish(const Problem& p, std::int64_t group, std::int64_t parts, void* work
         Kernel<T, Along> kernel(p, group, workspace, group_memory);
         RowGroup::MergeTree tree(kernel);
         auto* states = static_cast<Statistics*>(part_memory);
-        for (std::int64_t part = 0; part < parts; ++part) tree.incoming = states[part], tree.add();
+        for (std::int64_t part = 0; part < parts; ++part) *tree.incoming = states[part], tree.add();
         if (parts) tree.result(kernel.group.statistics);
         kernel.finish();
     });

@@ -21,6 +21,8 @@ template <class T> struct Tile {
     const T* last;
     const T* low = nullptr;
     INLINE Wide<T> operator[](std::int64_t i) const { return Wide<T>::load(i + 1 < vectors ? data + i * width<T> : last); }
+    // Without the first numbers, and one vector less.
+    Tile from(std::int64_t first) const { return data ? Tile{data + first, vectors - 1, data + first + (vectors - 2) * width<T>, low ? low + first : nullptr} : *this; }
     T number(std::int64_t at) const { return at < (vectors - 1) * width<T> ? data[at] : last[at - (vectors - 1) * width<T>]; }
     template <Form form> INLINE Wide<T> rest(std::int64_t i) const {
         if constexpr (form == Form::paired) return Wide<T>::load(low + i * width<T>);
@@ -118,8 +120,10 @@ template <class T, bool Along> INLINE auto count(typename Wide<T>::Integer n) {
 
 // sum e^(z - m) / scale over all but the maxima, and how many maxima there are; the powers go to `powers` where they are kept.
 template <class T, bool Along, Form form, class Total>
-INLINE void tile_exp(const Tile<T>& z, const Origin<T, width<T>, form>& origin, T* powers, const char* next, Total& others, Total& ties) {
+INLINE void tile_exp(const Tile<T>& given, const Origin<T, width<T>, form>& from, T* powers, const char* next, Total& others, Total& ties) {
     using Integer = typename Wide<T>::Integer;
+    const Tile<T> z = given;  // copies, since powers that are stored might be part of what is referred to
+    const Origin<T, width<T>, form> origin = from;
     Sum<T, Along> total;
     Integer top = typename IntegerOf<T>::type(0);
     for (std::int64_t i = 0; i < z.vectors; ++i) {
@@ -217,19 +221,37 @@ template <class T> struct LabelEntries {
     Wide<T> value;
 };
 
+// Powers of a row: those that were kept, or formed once more.
+template <class T> struct KeptPowers {
+    const T* powers;
+    KeptPowers from(std::int64_t first) const { return {powers + first}; }
+    INLINE Wide<T> operator[](std::int64_t i) const { return Wide<T>::load(powers + i * width<T>); }
+};
+template <class T, Form form> struct NewPowers {
+    const Tile<T> z;
+    const Origin<T, width<T>, form> origin;
+    const char* next;  // from where the next block comes meanwhile
+    NewPowers from(std::int64_t first) const { return {z.from(first), origin, next}; }
+    INLINE Wide<T> operator[](std::int64_t i) const {
+        if (next) prefetch<T>(next, i);
+        return exp_relative(z[i], origin, z.template rest<form>(i));
+    }
+};
+
 // Vectors [first, end) of upstream slope (a p - g u - d w t). The upstream factor comes last: it would round a p and q apart.
-template <class T, bool Along>
-INLINE void tile_gradient(std::int64_t first, std::int64_t end, const T* powers, const GradientFactors<T>& f, const Weights<T, Along>& u,
+template <class T, bool Along, bool Streams = false, class Powers>
+INLINE void tile_gradient(std::int64_t first, std::int64_t end, Powers powers, const GradientFactors<T>& f, const Weights<T, Along>& u,
                           const Tile<T>& dense, const T* slope, const LabelEntries<T>& labels, T* to) {
     for (std::int64_t i = first; i < end; ++i) {
-        Wide<T> g = Wide<T>::load(powers + i * width<T>) * f.power;
+        Wide<T> g = powers[i] * f.power;
         if (u) g = g - f.profile * u[i];
         if (dense.data) g = g - f.dense * dense[i];
         if (slope) g = select(g == T(0), g, g * Wide<T>::load(slope + i * width<T>));  // 0 wins over an infinite slope
         // 0 wins over NaN as well: an ignored row has factor 0, and powers of whatever its lanes held.
         g = select(f.upstream == T(0), f.upstream, g * f.upstream);
         if (!Along && labels.any) g = select(labels.label == typename Wide<T>::Integer(i), labels.value, g);
-        g.store(to + i * width<T>);
+        if constexpr (Streams) g.stream(to + i * width<T>);
+        else g.store(to + i * width<T>);
     }
 }
 

@@ -547,3 +547,52 @@ def test_statistics_of_rows_that_are_no_probabilities(kernel, name):
     kernel(name)
     for a, b in zip(xe.row_statistics(given, [0, 1, 2], inputs="probs"), expected, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+STREAMED = {
+    "plain": {},
+    "smoothing and weights": {"label_smoothing": 0.1, "class_weight": True, "z_loss": 0.01},
+    "temperature": {"temperature": 1.7},
+    "pairs": {"class_bias": True, "softcap": 9.0, "temperature": 1.5},
+    "mask": {"class_mask": True, "label_smoothing": 0.2},
+    "soft": {"soft": True},
+}
+
+
+@pytest.mark.parametrize("name", native.instruction_sets())
+@pytest.mark.parametrize("options", STREAMED.values(), ids=STREAMED)
+@pytest.mark.parametrize(
+    ("dtype", "rows", "classes"), [(np.float32, 130, 17_344), (np.float32, 31, 70_001), (np.float64, 70, 17_100)]
+)
+def test_a_large_gradient_has_the_bits_of_its_rows_alone(kernel, name, dtype, rows, classes, options):
+    """8 MB and more are written as they are computed, with powers kept or formed again, to any address."""
+    kernel(name)
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 3, (rows, classes)).astype(dtype)
+    logits[1, 5_000:9_000] -= 400  # a block far below the maximum
+    logits[2, 3_000:8_000] = -np.inf
+    target = random.integers(0, classes, rows)
+    target[2], target[3] = 0, -100
+    given = dict(options)
+    if given.pop("soft", False):
+        target = random.random((rows, classes)).astype(dtype)
+        target[2, 3_000:8_000] = 0
+    for array, value in {
+        "class_weight": random.random(classes) + 0.5,
+        "class_bias": random.normal(size=classes),
+        "class_mask": random.random(classes) < 0.9,
+    }.items():
+        if given.get(array):
+            given[array] = value
+    if "class_mask" in given:
+        given["class_mask"][target[target >= 0]] = True
+    expected = np.concatenate([both(logits[i : i + 1], target[i : i + 1], **given)[1] for i in range(rows)])
+    size = logits.itemsize
+    memory = np.empty(logits.nbytes + 128, np.uint8)
+    start = -memory.ctypes.data % 64
+    for shift in (0, size, 16, 64 - size):
+        out = memory[start + shift : start + shift + logits.nbytes].view(dtype).reshape(logits.shape)
+        out.fill(7)
+        assert both(logits, target, out=out, **given)[1].tobytes() == expected.tobytes()
+        out[...] = logits
+        assert both(out, target, out=out, **given)[1].tobytes() == expected.tobytes()

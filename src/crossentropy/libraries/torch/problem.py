@@ -181,7 +181,7 @@ def held_parts(logits: Any, target: Any, options: LossOptions) -> tuple[Any, ...
     """Labels or a sparse target, and the options that are tensors, if all is plain memory of the CPU; else nothing."""
     if isinstance(target, Tensor):
         parts: tuple[Any, ...] = (target,)
-        if target.is_floating_point() or target.shape == logits.shape:
+        if target.is_floating_point() or (target.ndim == logits.ndim and target.shape == logits.shape):
             return ()
     elif is_sparse(target) and all(map(is_tensor, target)):
         parts = target
