@@ -85,6 +85,34 @@ def test_what_is_saved_may_be_kept_elsewhere():
     assert torch.equal(again, expected)
 
 
+def test_a_gradient_is_nobody_elses_and_goes_with_the_graph():
+    logits, labels = problem()
+    for factor in (1.0, 0.5):
+        loss = xe.cross_entropy(logits, labels)
+        seen = [tensor for tensor in loss.grad_fn.saved_tensors if tensor is not None]
+        before = [tensor.clone() for tensor in seen]
+        (gradient,) = torch.autograd.grad(factor * loss, logits, retain_graph=True)
+        assert loss.grad_fn.formed is not None
+        (gradient,) = torch.autograd.grad(factor * loss, logits)
+        gradient.zero_()
+        assert all(map(torch.equal, seen, before))
+        assert loss.grad_fn.formed is None  # though the loss lives on
+        with pytest.raises(RuntimeError, match="second time"):
+            loss.backward()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_the_tangent_of_an_upstream_gradient_of_one():
+    logits, labels = problem()
+    plain = torch.autograd.grad(xe.cross_entropy(logits, labels), logits)[0]
+    loss = xe.cross_entropy(logits, labels)
+    with torch.autograd.forward_ad.dual_level():
+        upstream = torch.autograd.forward_ad.make_dual(torch.tensor(1.0), torch.tensor(2.0))
+        found = torch.autograd.forward_ad.unpack_dual(torch.autograd.grad(loss, logits, upstream)[0])
+        torch.testing.assert_close(found.primal, plain)
+        torch.testing.assert_close(found.tangent, 2 * plain)
+
+
 def test_a_loss_scale_reaches_float16_before_rounding():
     """2^-20 / 4096 is 0 in float16; 65,536 times it is not."""
     logits = torch.zeros(4096, 2, dtype=torch.float16)

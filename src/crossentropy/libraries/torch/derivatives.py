@@ -14,6 +14,7 @@ import torch
 from torch import is_grad_enabled
 from torch._C import _are_functorch_transforms_active, _storage_Use_Count
 from torch._C._autograd import _get_current_graph_task_keep_graph
+from torch.autograd import forward_ad
 
 from crossentropy.libraries.torch.batching import vmap
 from crossentropy.libraries.torch.compute import scaled_in_place
@@ -22,9 +23,9 @@ from crossentropy.libraries.torch.forms import SETTINGS, Form, Held
 from crossentropy.libraries.torch.tensors import is_traced, on_host, primal
 
 THIRD = "crossentropy: third derivatives of the loss are not provided (value, gradient and Hessian-vector product are)"
-# Who has the memory of a gradient that a backward pass unpacked, if nobody else: what was saved, and the storage that
-# is asked; what was an output is unpacked as another tensor.
-USES_OF_SAVED, USES_OF_SAVED_OUTPUT = 2, 3
+# Who has the memory of an output that a backward pass unpacked, if nobody else: what was saved, what it was unpacked
+# as, and the storage that is asked.
+USES_OF_UNPACKED = 3
 
 
 @dataclasses.dataclass
@@ -114,17 +115,18 @@ def is_one(factor: Any) -> bool:
     return factor.ndim == 0 and on_host(factor) and factor.item() == 1.0
 
 
-def in_own_memory(factor: Any, gradient: Any, uses: int = USES_OF_SAVED_OUTPUT) -> Any:
+def in_own_memory(factor: Any, gradient: Any, *, is_output: bool = True) -> Any:
     """factor x gradient without a copy, of a gradient that was formed with its loss; None where there has to be one:
 
     somebody may use what was saved once more, or has the same memory (the result of ``value_and_grad``), or the factor
-    is neither known to be 1 nor applied by a kernel.
+    has a derivative, or is neither known to be 1 nor applied by a kernel.
     """
     # Where a graph is made or kept, what was saved is used again; and the caller may add to his gradient.
-    is_last_use = not (is_grad_enabled() or _get_current_graph_task_keep_graph())
-    if not is_last_use or _are_functorch_transforms_active() or is_traced(factor, gradient):
+    if is_grad_enabled() or _get_current_graph_task_keep_graph() or forward_ad._current_level >= 0:
         return None
-    if _storage_Use_Count(gradient.untyped_storage()._cdata) != uses:
+    if _are_functorch_transforms_active() or is_traced(factor, gradient):
+        return None
+    if is_output and _storage_Use_Count(gradient.untyped_storage()._cdata) != USES_OF_UNPACKED:
         return None
     gradient = gradient.detach()  # without the graph that it was unpacked with
     return gradient if is_one(factor) or scaled_in_place(gradient, factor) else None
@@ -160,15 +162,6 @@ def derivatives(calls: Calls) -> dict[str, dict[str, Callable[..., Any]]]:
             to_upstream = to_shape(sum(parts[1:], parts[0]), upstream)
         return to_x, to_upstream
 
-    def value_gradients(inputs: Any, gradient: Any, wants: Any, a: Any) -> tuple[Any, Any]:
-        """Of what was saved beside the loss, and is nobody's output: no graph leads to it."""
-        if a is None:
-            return None, None
-        own = in_own_memory(a, gradient, USES_OF_SAVED)
-        if own is None and is_grad_enabled():
-            return loss_gradients(inputs, gradient, wants, a)
-        return form.scaled(a, gradient, inputs[-3]) if own is None else own, None
-
     def backward_of(gradients: Callable[..., tuple[Any, Any]]) -> Callable[..., Any]:
         def backward(ctx: Any, *outer: Any) -> tuple[Any, ...]:
             refuse(form, ctx.needs_input_grad[3:])
@@ -185,6 +178,18 @@ def derivatives(calls: Calls) -> dict[str, dict[str, Callable[..., Any]]]:
             return gradients((x, *ctx.rest), formed, (True, False), *outer)[0], None
 
         return backward
+
+    def backward_of_value(ctx: Any, a: Any) -> tuple[Any, Any]:
+        """With the gradient that is kept beside the loss: nobody else has it, and no graph leads to it."""
+        (x, *_), gradient = ctx.saved_tensors, ctx.formed
+        if not _get_current_graph_task_keep_graph():
+            ctx.formed = None  # freed with what was saved: the loss may live on
+        if a is None:
+            return None, None
+        own = in_own_memory(a, gradient, is_output=False)
+        if own is None and is_grad_enabled():
+            own = loss_gradients((x, *ctx.rest), None, (True, False), a)[0]
+        return form.scaled(a, gradient, ctx.rest[-3]) if own is None else own, None
 
     def hessian_vector_backward(ctx: Any, v: Any) -> tuple[Any, ...]:
         (x, upstream, vector, *rest), _ = saved_inputs(ctx)
@@ -265,7 +270,7 @@ def derivatives(calls: Calls) -> dict[str, dict[str, Callable[..., Any]]]:
             "jvp": with_outer_tangents(loss_and_gradient_jvp),
             "vmap": vmap_of("loss_and_gradient"),
         },
-        "value": {"backward_of_held": backward_of_held(value_gradients)},
+        "value": {"backward_of_held": backward_of_value},
         "hessian_vector": {
             "backward": hessian_vector_backward,
             "jvp": with_outer_tangents(hessian_vector_jvp),

@@ -26,6 +26,9 @@ from crossentropy.libraries.torch.derivatives import Calls, derivatives, setup_c
 from crossentropy.libraries.torch.forms import ELEMENTS, ROWS, SETTINGS, Form, Held
 from crossentropy.libraries.torch.tensors import is_traced
 
+# The hooks that whatever is saved goes through, if any.
+top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+
 NAMES = ("loss", "loss_and_gradient", "hessian_vector")
 RULES = ("backward", "jvp", "vmap")
 
@@ -78,7 +81,7 @@ def register_held_function(form: Form, name: str, forward: Any, rules: dict[str,
         ctx.set_materialize_grads(False)
         ctx.rest = rest
         ctx.save_for_backward(x, output[1] if isinstance(output, tuple) else None, *rest[2].sources)
-        return output[0] if name == "value" else output
+        return output
 
     members = {"forward": held_forward, "backward": rules["backward_of_held"]}
     function = function_of(f"held_{form.name}_{name}", members)
@@ -86,6 +89,28 @@ def register_held_function(form: Form, name: str, forward: Any, rules: dict[str,
 
     def call(x: Any, rest: Any) -> Any:
         return above.apply(x, rest) if x.requires_grad and is_grad_enabled() else forward(x, *rest)
+
+    return call
+
+
+def register_held_value(form: Form, forward: Any, rules: dict[str, Any], with_output: Any) -> Callable[..., Any]:
+    """The loss, whose gradient is formed in the same read and kept beside it: a second output would take time.
+
+    Where hooks ask for what is saved (a checkpoint, say), it is an output all the same (``with_output``).
+    """
+
+    def held_forward(ctx: Any, x: Any, rest: Any) -> Any:
+        value, ctx.formed = forward(x, *rest)
+        ctx.set_materialize_grads(False)
+        ctx.rest = rest
+        ctx.save_for_backward(x, *rest[2].sources)
+        return value
+
+    function = function_of(f"held_{form.name}_value", {"forward": held_forward, "backward": rules["backward_of_held"]})
+    above: Any = super(torch.autograd.Function, function)
+
+    def call(x: Any, rest: Any) -> Any:
+        return above.apply(x, rest) if top_hooks is not None and top_hooks(False) is None else with_output(x, rest)[0]
 
     return call
 
@@ -141,7 +166,8 @@ def register(form: Form) -> Calls:
         setattr(calls, name, chosen(form, forward, *both))
         if "backward_of_held" in rules[name]:
             calls.of_held[name] = register_held_function(form, name, forward, rules[name])
-    calls.of_held["value"] = register_held_function(form, "value", forwards["loss_and_gradient"], rules["value"])
+    both = calls.of_held["loss_and_gradient"]
+    calls.of_held["value"] = register_held_value(form, forwards["loss_and_gradient"], rules["value"], both)
     return calls
 
 
