@@ -499,7 +499,6 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
     bool streams_block(const Block& b, int row) const {
         if (!Along || shape.blocks == 1 || !p.has_softmax || !is_plain(p.gradient) || !streams_gradient(p)) return false;
         auto has = [&](std::int64_t j) { return std::uint64_t(j - b.first_class) < std::uint64_t(b.classes); };
-        if (std::isnan(group.upstream[row])) return false;  // of a NaN, too, a row's bits are those that it has alone
         const std::int64_t* indices = group.indices(p.entries);
         if (std::any_of(indices + row * p.entries, indices + (row + 1) * p.entries, has)) return false;
         if (finds_top() && has(group.statistics.prediction[row])) return false;

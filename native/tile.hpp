@@ -242,13 +242,15 @@ template <class T, Form form> struct NewPowers {
 template <class T, bool Along, bool Streams = false, class Powers>
 INLINE void tile_gradient(std::int64_t first, std::int64_t end, Powers powers, const GradientFactors<T>& f, const Weights<T, Along>& u,
                           const Tile<T>& dense, const T* slope, const LabelEntries<T>& labels, T* to) {
+    // 0 wins over NaN as well: an ignored row has factor 0, and powers of whatever its lanes held. The factor of an undefined row is NaN,
+    // and stands in its entries as it is: a product of two NaN has the sign of either, as the compiler orders them.
+    const auto counts = (f.upstream < T(0)) | (f.upstream > T(0));
     for (std::int64_t i = first; i < end; ++i) {
         Wide<T> g = powers[i] * f.power;
         if (u) g = g - f.profile * u[i];
         if (dense.data) g = g - f.dense * dense[i];
         if (slope) g = select(g == T(0), g, g * Wide<T>::load(slope + i * width<T>));  // 0 wins over an infinite slope
-        // 0 wins over NaN as well: an ignored row has factor 0, and powers of whatever its lanes held.
-        g = select(f.upstream == T(0), f.upstream, g * f.upstream);
+        g = select(counts, g * f.upstream, f.upstream);
         if (!Along && labels.any) g = select(labels.label == typename Wide<T>::Integer(i), labels.value, g);
         if constexpr (Streams) g.stream(to + i * width<T>);
         else g.store(to + i * width<T>);
