@@ -7,10 +7,6 @@
 #include "lanes.hpp"
 #include "problem.hpp"
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
-
 namespace INSTRUCTION_SET {
 
 // Of a dtype; defined in elements.cpp for float and double, once for all kernels of an instruction set.
@@ -23,19 +19,17 @@ template <class T> Writer<T> writer(DType dtype);
 
 // Copy past the caches: a gradient larger than they are would first be read from memory line by line only to be overwritten.
 INLINE void stream(const void* from, void* to, std::int64_t bytes) {
-#if defined(__SSE2__)
+    using Piece = Lanes<std::int32_t, 4>;
+    constexpr std::int64_t size = sizeof(Piece);
     auto* source = static_cast<const char*>(from);
     auto* target = static_cast<char*>(to);
-    std::int64_t head = -reinterpret_cast<std::intptr_t>(target) & 15;
+    std::int64_t head = -reinterpret_cast<std::intptr_t>(target) & (size - 1);
     if (head > bytes) head = bytes;
     std::memcpy(target, source, head);
     std::int64_t i = head;
-    for (; i + 16 <= bytes; i += 16)
-        _mm_stream_si128(reinterpret_cast<__m128i*>(target + i), _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i)));
+    for (; i + size <= bytes; i += size)
+        Piece::load(reinterpret_cast<const std::int32_t*>(source + i)).stream(reinterpret_cast<std::int32_t*>(target + i));
     std::memcpy(target + i, source + i, bytes - i);
-#else
-    std::memcpy(to, from, bytes);
-#endif
 }
 INLINE void finish_streams() {
 #if defined(__SSE2__)

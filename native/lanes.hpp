@@ -58,7 +58,7 @@ template <class T, int N> struct Lanes {
     INLINE void store(T* to) const {
         UNROLL for (int i = 0; i < registers; ++i) std::memcpy(to + i * per_register, &part[i], sizeof(Register));
     }
-    // Past the caches, to a multiple of REGISTER_BYTES; `finish_streams` (elements.hpp) ends it.
+    // Past the caches, to a multiple of a register's size; `finish_streams` (elements.hpp) ends it.
     INLINE void stream(T* to) const {
         UNROLL for (int i = 0; i < registers; ++i) {
 #if defined(__AVX512F__)

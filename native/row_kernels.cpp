@@ -456,23 +456,25 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
 
     void block_gradient(std::int64_t index, int row) {
         Block b = block_at(index, row);
-        if (!shape.keeps && !reads_labels_only()) {
+        const bool is_read_again = !shape.keeps && !reads_labels_only();
+        if (has_profile()) load_profile(b, row);
+        if (is_read_again) {
             load_logits(b, row);
             if (has_dense()) load_dense(b, row);
             if (has_dense() && p.class_weight) weigh_dense(b);
-            if (has_profile()) load_profile(b, row);
-            if (p.has_softmax) {
-                bool is_written = with_origin(origin_of(row), origin_rest(row), [&](const auto& origin) {
-                    note_origin(origin, index, row);
-                    if (streams_block(b, row)) return stream_block(b, row, new_powers(b, row, origin)), true;
-                    tile_powers<T>(b.z, origin, b.powers);
-                    return false;
-                });
-                if (is_written) return;
-            }
-        } else {
-            if (has_profile()) load_profile(b, row);
-            if (streams_block(b, row)) return stream_block(b, row, KeptPowers<T>{b.powers});
+        }
+        if (is_read_again && p.has_softmax) {
+            bool is_written = with_origin(origin_of(row), origin_rest(row), [&](const auto& origin) {
+                note_origin(origin, index, row);
+                bool streams = streams_block(b, row);
+                NewPowers powers{b.z, origin, streams ? next_place(p.logits, b, row) : nullptr};
+                if (streams) stream_block(b, row, powers);
+                else tile_powers<T>(powers, b.powers);
+                return streams;
+            });
+            if (is_written) return;
+        } else if (streams_block(b, row)) {
+            return stream_block(b, row, KeptPowers<T>{b.powers});
         }
         if (!p.has_softmax) std::fill(b.powers, b.powers + b.vectors * lanes, T(0));
         lift(b, row);
@@ -505,7 +507,6 @@ template <class T, bool Along> struct Kernel : Transfer<T, Along> {
         return b.classes % lanes == 0 && b.vectors > 2 && std::intptr_t(gradient_of(b, row)) % sizeof(T) == 0 && !is_lifted(b, row);
     }
     T* gradient_of(const Block& b, int row) const { return reinterpret_cast<T*>(row_start(p.gradient, row)) + b.first_class; }
-    template <class Origin> auto new_powers(const Block& b, int row, const Origin& origin) const { return NewPowers{b.z, origin, next_place(p.logits, b, row)}; }
     template <class Powers> void stream_block(const Block& b, int row, const Powers& powers) const {
         Factors f = row_factors(b.index, row);
         T* to = gradient_of(b, row);

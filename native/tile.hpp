@@ -139,9 +139,6 @@ INLINE void tile_exp(const Tile<T>& given, const Origin<T, width<T>, form>& from
     others = total.result();
     ties = count<T, Along>(top);
 }
-template <class T, Form form> INLINE void tile_powers(const Tile<T>& z, const Origin<T, width<T>, form>& origin, T* powers) {
-    for (std::int64_t i = 0; i < z.vectors; ++i) exp_relative(z[i], origin, z.template rest<form>(i)).store(powers + i * width<T>);
-}
 
 // sum w (z - m), where w = 0 wins over an infinite z. Of pairs, m's rest is `low`.
 template <class T, bool Along> INLINE auto tile_weighted(const Tile<T>& z, Wide<T> m, Wide<T> low, const Weights<T, Along>& w) {
@@ -237,6 +234,9 @@ template <class T, Form form> struct NewPowers {
         return exp_relative(z[i], origin, z.template rest<form>(i));
     }
 };
+template <class T, Form form> INLINE void tile_powers(NewPowers<T, form> powers, T* to) {
+    for (std::int64_t i = 0; i < powers.z.vectors; ++i) powers[i].store(to + i * width<T>);
+}
 
 // Vectors [first, end) of upstream slope (a p - g u - d w t). The upstream factor comes last: it would round a p and q apart.
 template <class T, bool Along, bool Streams = false, class Powers>

@@ -39,12 +39,11 @@ class Calls:
     loss: Any = None
     loss_and_gradient: Any = None
     hessian_vector: Any = None
+    of_held: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def value(self, *arguments: Any) -> Any:
         """The loss alone, with the gradient for its backward pass formed in the same read."""
         return self.loss_and_gradient(*arguments)[0]
-
-    of_held: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

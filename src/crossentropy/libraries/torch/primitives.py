@@ -83,12 +83,10 @@ def register_held_function(form: Form, name: str, forward: Any, rules: dict[str,
         ctx.save_for_backward(x, output[1] if isinstance(output, tuple) else None, *rest[2].sources)
         return output
 
-    members = {"forward": held_forward, "backward": rules["backward_of_held"]}
-    function = function_of(f"held_{form.name}_{name}", members)
-    above: Any = super(torch.autograd.Function, function)
+    apply = held_function(form, name, held_forward, rules)
 
     def call(x: Any, rest: Any) -> Any:
-        return above.apply(x, rest) if x.requires_grad and is_grad_enabled() else forward(x, *rest)
+        return apply(x, rest) if x.requires_grad and is_grad_enabled() else forward(x, *rest)
 
     return call
 
@@ -106,13 +104,18 @@ def register_held_value(form: Form, forward: Any, rules: dict[str, Any], with_ou
         ctx.save_for_backward(x, *rest[2].sources)
         return value
 
-    function = function_of(f"held_{form.name}_value", {"forward": held_forward, "backward": rules["backward_of_held"]})
-    above: Any = super(torch.autograd.Function, function)
+    apply = held_function(form, "value", held_forward, rules)
 
     def call(x: Any, rest: Any) -> Any:
-        return above.apply(x, rest) if top_hooks is not None and top_hooks(False) is None else with_output(x, rest)[0]
+        return apply(x, rest) if top_hooks is not None and top_hooks(False) is None else with_output(x, rest)[0]
 
     return call
+
+
+def held_function(form: Form, name: str, forward: Any, rules: dict[str, Any]) -> Callable[..., Any]:
+    members = {"forward": forward, "backward": rules["backward_of_held"]}
+    above: Any = super(torch.autograd.Function, function_of(f"held_{form.name}_{name}", members))
+    return above.apply
 
 
 def function_of(name: str, members: dict[str, Any]) -> Any:
@@ -166,8 +169,8 @@ def register(form: Form) -> Calls:
         setattr(calls, name, chosen(form, forward, *both))
         if "backward_of_held" in rules[name]:
             calls.of_held[name] = register_held_function(form, name, forward, rules[name])
-    both = calls.of_held["loss_and_gradient"]
-    calls.of_held["value"] = register_held_value(form, forwards["loss_and_gradient"], rules["value"], both)
+    name = "loss_and_gradient"
+    calls.of_held["value"] = register_held_value(form, forwards[name], rules["value"], calls.of_held[name])
     return calls
 
 
